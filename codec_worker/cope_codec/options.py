@@ -1,0 +1,117 @@
+"""What a caller may ask of a video: time grid, keyframes, clip, mode or dense frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from cope_codec.errors import CodecError
+
+Mode = Literal["auto", "native", "transcode"]
+MODES: tuple[Mode, ...] = ("auto", "native", "transcode")
+
+# option: (lowest, highest) allowed value, both included
+_RANGES: dict[str, tuple[float, float]] = {
+    "fps": (0.01, 60.0),
+    "keyframes_per_gop": (1, 64),
+    "gop_slots": (1, 64),
+    "max_gops": (1, 4096),
+    "frames": (1, 4096),
+    "start_s": (0.0, math.inf),
+    "end_s": (0.0, math.inf),
+}
+_INTEGERS = ("keyframes_per_gop", "gop_slots", "max_gops", "frames")
+_GRID = ("fps", "keyframes_per_gop", "gop_slots", "max_gops", "mode")
+
+
+@dataclass(frozen=True, slots=True)
+class VideoOptions:
+    """How a video is cut into slots and GOPs; the defaults are the paper's (Sec. 3.1, App. A).
+
+    Attributes:
+        fps: slots per second of the time grid.
+        keyframes_per_gop: slots of a full GOP that are coded as pictures (I), spread evenly; the others are P.
+        gop_slots: slots of a full GOP.
+        start_s: start of the clip, seconds from the first frame; None is the first frame.
+        end_s: end of the clip (the frame at `end_s` is outside), seconds from the first frame; None is the last frame.
+        max_gops: a longer video is represented by this many GOPs, sampled uniformly.
+        mode: where motion vectors come from: `native` (the stream's own), `transcode` (re-encoded as the paper
+            does), `auto` (native where the codec carries usable vectors).
+        frames: dense baseline: take this many RGB frames uniformly and no delta-tokens. Excludes the grid options.
+
+    Raises:
+        CodecError: `invalid_option`, with `param` set, for a value that is out of range or contradicts another.
+    """
+
+    fps: float = 1.0
+    keyframes_per_gop: int = 1
+    gop_slots: int = 8
+    start_s: float | None = None
+    end_s: float | None = None
+    max_gops: int = 64
+    mode: Mode = "auto"
+    frames: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, (lowest, highest) in _RANGES.items():
+            value = getattr(self, name)
+            if value is None and name in ("start_s", "end_s", "frames"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise CodecError("invalid_option", f"{name} must be a finite number, not {value!r}", param=name)
+            if name in _INTEGERS and value != int(value):
+                raise CodecError("invalid_option", f"{name} must be a whole number, not {value!r}", param=name)
+            if not lowest <= value <= highest:
+                bounds = f"at least {lowest:g}" if highest == math.inf else f"between {lowest:g} and {highest:g}"
+                raise CodecError("invalid_option", f"{name} must be {bounds}, not {value!r}", param=name)
+            # 1 and 1.0 are the same option: one type per field, or they would make different cache keys.
+            object.__setattr__(self, name, int(value) if name in _INTEGERS else float(value))
+        if self.mode not in MODES:
+            raise CodecError("invalid_option", f"mode must be one of {', '.join(MODES)}, not {self.mode!r}", param="mode")
+        if self.keyframes_per_gop > self.gop_slots:
+            raise CodecError(
+                "invalid_option",
+                f"keyframes_per_gop ({self.keyframes_per_gop}) cannot exceed gop_slots ({self.gop_slots})",
+                param="keyframes_per_gop",
+            )
+        if self.start_s is not None and self.end_s is not None and self.end_s <= self.start_s:
+            raise CodecError(
+                "invalid_option", f"end_s ({self.end_s:g}) must lie after start_s ({self.start_s:g})", param="end_s"
+            )
+        if self.frames is not None:
+            for name in _GRID:
+                if getattr(self, name) != _DEFAULTS[name]:
+                    raise CodecError(
+                        "invalid_option", f"frames asks for dense RGB input, which {name} does not apply to", param=name
+                    )
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> VideoOptions:
+        """Build options from JSON-like values.
+
+        Raises:
+            CodecError: `invalid_option` for an unknown name or a value that the constructor refuses.
+        """
+        for name in values:
+            if name not in _DEFAULTS:
+                raise CodecError(
+                    "invalid_option", f"unknown video option {name!r}; known are {', '.join(_DEFAULTS)}", param=name
+                )
+        return cls(**values)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The options that differ from their defaults; `from_mapping` reads it back."""
+        return {name: value for name, default in _DEFAULTS.items() if (value := getattr(self, name)) != default}
+
+    def keyframe_slots(self) -> tuple[int, ...]:
+        """Positions of the keyframes within a full GOP.
+
+        They depend on `gop_slots` and not on how many slots a GOP has so far, so the layout of a growing video's
+        last GOP never changes, it only gets longer.
+        """
+        return tuple(k * self.gop_slots // self.keyframes_per_gop for k in range(self.keyframes_per_gop))
+
+
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(VideoOptions)}

@@ -1,0 +1,86 @@
+"""An opened video: its plan is known, its GOPs are decoded while one iterates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cope_codec.extract import extract
+from cope_codec.index import PacketIndex, Source, StreamInfo, read_index
+from cope_codec.options import VideoOptions
+from cope_codec.plan import GopPlan, VideoPlan, make_plan
+from cope_codec.primitives import GopPrimitives
+
+MODEL_SIDE = 384  # SigLIP so400m-patch14-384, the vision encoder of LLaVA-Video
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Video:
+    """A video whose packets have been read and whose slots are planned.
+
+    Attributes:
+        source: the path or the bytes.
+        index: its packets.
+        plan: its slots and GOPs under the options given to `open`.
+    """
+
+    source: Source
+    index: PacketIndex
+    plan: VideoPlan
+
+    @property
+    def info(self) -> StreamInfo:
+        """The video stream."""
+        return self.index.info
+
+    def gops(
+        self, side: int = MODEL_SIDE, *, only: Sequence[GopPlan] | None = None, threads: int = 1
+    ) -> Iterator[GopPrimitives]:
+        """Decode and yield GOPs in time order, holding one at a time.
+
+        Args:
+            side: S, side of the model's square input, pixels.
+            only: the GOPs of `plan` to decode, in time order; None is all.
+            threads: decoder threads.
+
+        Raises:
+            CodecError: `undecodable_video` when no frame can be decoded.
+        """
+        chosen = self.plan.gops if only is None else only
+        return extract(self.source, self.index, self.plan, side, chosen, threads=threads)
+
+    def __iter__(self) -> Iterator[GopPrimitives]:
+        return self.gops()
+
+    def __repr__(self) -> str:
+        source = f"{len(self.source)} bytes" if isinstance(self.source, bytes) else str(self.source)
+        plan = self.plan
+        return (
+            f"Video({source}, {self.info.codec} {self.info.width}x{self.info.height}, {plan.seconds:.2f} s, "
+            f"{plan.mode}, {len(plan.gops)} GOPs, {plan.i_frames} I + {plan.p_frames} P)"
+        )
+
+
+def open(source: Source, options: VideoOptions | None = None, **values: Any) -> Video:  # noqa: A001 - as av.open
+    """Open a video and plan it; nothing is decoded yet.
+
+    Args:
+        source: a path, or the bytes of a whole file.
+        options: how to cut it; or give the fields of `VideoOptions` as keywords.
+
+    Raises:
+        CodecError: the video or an option cannot be used; see `cope_codec.errors`.
+        OSError: the path cannot be read.
+
+    Example:
+        >>> for gop in cope_codec.open("clip.mp4", fps=1):  # doctest: +SKIP
+        ...     print(gop)
+    """
+    if options is not None and values:
+        raise TypeError("give options or keywords, not both")
+    if isinstance(source, str):
+        source = Path(source)
+    index = read_index(source)
+    return Video(source, index, make_plan(index, options or VideoOptions.from_mapping(values)))
