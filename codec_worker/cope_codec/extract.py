@@ -94,9 +94,9 @@ class _Extractor:
         for frame in self._reader.read(first, last, wanted):
             if builder is None:
                 break
-            if frame.pts not in wanted_pts:
+            if frame.pts is None or frame.pts not in wanted_pts:
                 continue
-            self._follow(builder, frame)
+            self._follow(builder, frame, frame.pts)
             while builder is not None and builder.gop.slots[builder.filled].pts <= frame.pts:
                 self._take(builder, frame)
                 if builder.done:
@@ -130,7 +130,7 @@ class _Extractor:
                 wanted[_resampled(index, by_time, gop, self._plan.options.fps)] = True
         return wanted
 
-    def _follow(self, builder: GopBuilder, frame: av.VideoFrame) -> None:
+    def _follow(self, builder: GopBuilder, frame: av.VideoFrame, pts: int) -> None:
         """Note the frame's motion relative to the frame before, where a P slot will need it."""
         builder.corrupt |= frame.is_corrupt
         builder.interlaced |= frame.interlaced_frame
@@ -139,7 +139,7 @@ class _Extractor:
         if builder.filled == 0:
             self._restart(frame)
         if self._reencoder is not None:
-            if builder.filled == 0 and builder.gop.slots[0].pts > frame.pts:
+            if builder.filled == 0 and builder.gop.slots[0].pts > pts:
                 return  # the GOP has not begun: its encoder run starts with its first slot
             frame = self._reencoder.push(frame)
         window = self._window
@@ -161,8 +161,8 @@ class _Extractor:
         motion, vectors = None, 0
         if not builder.next_is_keyframe and self._window is not None:
             motion, vectors = self._in_nominal_pixels(self._window), self._window.vectors
-        picture = self._scaler.reformat(frame, self._side, self._side, "rgb24", threads=1).to_ndarray()
-        builder.put(picture, motion, vectors, frame.rotation)
+        picture = self._scaler.reformat(frame, self._side, self._side, "rgb24", threads=1)
+        builder.put(picture.to_ndarray().astype(np.uint8, copy=False), motion, vectors, frame.rotation)
         if self._window is not None:
             self._window.clear()
 
@@ -172,12 +172,11 @@ class _Extractor:
         if (window.width, window.height) == self._motion_size:
             return motion
         scaled = motion * np.array(self._motion_size) / np.array([window.width, window.height])
-        return np.clip(np.rint(scaled), -32767, 32767).astype(np.int16)
+        clipped: npt.NDArray[np.int16] = np.clip(np.rint(scaled), -32767, 32767).astype(np.int16)
+        return clipped
 
 
-def _resampled(
-    index: PacketIndex, by_time: npt.NDArray[np.int64], gop: GopPlan, fps: float
-) -> npt.NDArray[np.int64]:
+def _resampled(index: PacketIndex, by_time: npt.NDArray[np.int64], gop: GopPlan, fps: float) -> npt.NDArray[np.int64]:
     """Packets to re-encode: the frames shown between slots, thinned to 30 per second (paper, Sec. 3.1).
 
     Frames that a slower source would repeat are left out: a repetition has no motion to add.
@@ -197,4 +196,3 @@ def _resampled(
         else:
             chosen.append(by_time[low:high])
     return np.concatenate(chosen) if chosen else np.empty(0, np.int64)
-

@@ -118,7 +118,7 @@ def open_container(source: Source) -> av.container.InputContainer:
                 raise CodecError("invalid_video", "the video is empty (0 bytes)")
     target = io.BytesIO(source) if isinstance(source, bytes) else str(source)
     try:
-        return av.open(target, options={"max_pixels": str(MAX_PIXELS)})
+        return av.open(target, "r", options={"max_pixels": str(MAX_PIXELS)})
     except av.error.FFmpegError as error:
         raise CodecError("invalid_video", f"not a readable video: {_reason(error)}") from error
     except UnicodeDecodeError as error:  # PyAV decodes some metadata strictly while it opens

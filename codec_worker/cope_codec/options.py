@@ -69,7 +69,9 @@ class VideoOptions:
             # 1 and 1.0 are the same option: one type per field, or they would make different cache keys.
             object.__setattr__(self, name, int(value) if name in _INTEGERS else float(value))
         if self.mode not in MODES:
-            raise CodecError("invalid_option", f"mode must be one of {', '.join(MODES)}, not {self.mode!r}", param="mode")
+            raise CodecError(
+                "invalid_option", f"mode must be one of {', '.join(MODES)}, not {self.mode!r}", param="mode"
+            )
         if self.keyframes_per_gop > self.gop_slots:
             raise CodecError(
                 "invalid_option",

@@ -31,7 +31,9 @@ class FrameReader:
     def __init__(self, source: Source, index: PacketIndex, *, vectors: bool, threads: int = 1) -> None:
         self._index = index
         self._container = open_container(source)
-        self._stream = self._container.streams[index.info.stream]
+        stream = self._container.streams[index.info.stream]
+        assert isinstance(stream, av.VideoStream)
+        self._stream = stream
         context = self._stream.codec_context
         # Slices, never frames: with frame threads FFmpeg exports wrong vectors for B-frames.
         context.thread_type = "SLICE"
@@ -42,6 +44,8 @@ class FrameReader:
         self._demux = self._container.demux(self._stream)
         self._next = 0
         self._by_pts: dict[int, int] | None = None
+        self._pushed = vectors and index.info.codec != "h264"
+        self._used = False
         self.errors = 0
 
     def __enter__(self) -> FrameReader:
@@ -68,7 +72,12 @@ class FrameReader:
             wanted: bool (N,), by position in decode order.
         """
         context = self._context
+        if self._used:
+            context.flush_buffers()  # a drained decoder takes no packets, and the caller may have left half-way
+        self._used = True
+        opener: Packet[av.VideoStream] | None = None
         for number, packet in self._packets(first, last):
+            opener = packet if opener is None else opener
             context.skip_frame = "DEFAULT" if wanted[number] else "NONREF"
             if packet.pts is None or self._index.synthetic:
                 packet.pts = int(self._index.pts[number])
@@ -77,12 +86,16 @@ class FrameReader:
             except av.error.FFmpegError:
                 self.errors += 1
         try:
-            yield from context.decode(None)
+            if self._pushed and opener is not None:
+                # The MPEG decoders hold back one frame, and draining gives it without its vectors. Another packet
+                # makes them hand it out whole; the keyframe of this range is at hand, and its second frame is dropped.
+                yield from (frame for frame in context.decode(opener) if frame.pts != opener.pts)
+            else:
+                yield from context.decode(None)
         except av.error.FFmpegError:
             self.errors += 1
-        context.flush_buffers()
 
-    def _packets(self, first: int, last: int) -> Iterator[tuple[int, Packet]]:
+    def _packets(self, first: int, last: int) -> Iterator[tuple[int, Packet[av.VideoStream]]]:
         if not self._next <= first <= self._next + _READ_ON_PACKETS:
             self._seek(first)
         try:

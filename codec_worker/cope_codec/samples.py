@@ -7,7 +7,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from typing import Any
 
 import av
 import numba as nb
@@ -33,10 +32,11 @@ def texture(height: int, width: int, seed: int) -> npt.NDArray[np.float32]:
         columns = np.linspace(0, coarse.shape[1] - 1.001, width)
         out += weight * _sample(coarse, rows, columns)
     low, high = out.min(), out.max()
-    return (out - low) * (255 / (high - low))
+    scaled: npt.NDArray[np.float32] = (out - low) * (255 / (high - low))
+    return scaled
 
 
-@nb.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@nb.njit(cache=True, nogil=True)
 def _sample(image, y, x):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Bilinear look-up on a grid of rows `y` and columns `x`, which must lie within the image: float32 (H, W, 3)."""
     out = np.empty((y.size, x.size, 3), np.float32)
@@ -129,6 +129,7 @@ def encode(
     fps: int = 30,
     gop: int = 60,
     b_frames: int = 2,
+    quantiser: int | None = None,
     options: dict[str, str] | None = None,
 ) -> bytes:
     """Encode pictures to a file in memory.
@@ -140,6 +141,7 @@ def encode(
         fps: frames per second.
         gop: most frames from one I-frame to the next.
         b_frames: most B-frames in a row.
+        quantiser: fixed quantiser of the MPEG encoders, 1 (best) to 31; None leaves the bit rate to the encoder.
         options: the encoder's private options.
     """
     buffer = io.BytesIO()
@@ -148,11 +150,15 @@ def encode(
         stream: VideoStream | None = None
         for number, picture in enumerate(pictures):
             if stream is None:
-                stream = output.add_stream(codec, rate=fps, options={**chosen, **(options or {})})
+                added = output.add_stream(codec, rate=fps, options={**chosen, **(options or {})})
+                assert isinstance(added, VideoStream)
+                stream = added
                 stream.height, stream.width = picture.shape[:2]
                 stream.pix_fmt = "yuv420p"
                 context = stream.codec_context
                 context.gop_size, context.max_b_frames = gop, b_frames
+                if quantiser is not None:
+                    context.qmin = context.qmax = quantiser  # PyAV ignores global_quality
                 context.thread_count = 1  # the same bytes on every machine
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, fps)

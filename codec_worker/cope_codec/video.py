@@ -63,7 +63,7 @@ class Video:
         )
 
 
-def open(source: Source, options: VideoOptions | None = None, **values: Any) -> Video:  # noqa: A001 - as av.open
+def open(source: Source, options: VideoOptions | None = None, **values: Any) -> Video:
     """Open a video and plan it; nothing is decoded yet.
 
     Args:

@@ -30,7 +30,7 @@ def to_sixteenths(
     return np.clip(scaled, -_SUBPEL * side, _SUBPEL * side).astype(np.int16)
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@nb.njit(cache=True, nogil=True, error_model="numpy")
 def _warp_residual(previous, current, motion, residual):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """residual = current - warp(previous); the bulk of a P slot's time, hence the three cases by cost."""
     side = previous.shape[0]

@@ -1,0 +1,84 @@
+"""`cope bench codec`: extraction against plain decoding of the same files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.progress import Progress
+from rich.table import Table
+
+from cope_server.commands.video_arguments import stderr, stdout
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `cope bench`."""
+    what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
+    codec = what.add_parser("codec", help="extraction time as a ratio to a one-thread PyAV decode")
+    codec.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    codec.add_argument("--repeats", type=int, default=7, help="interleaved repetitions (default 7)")
+    codec.add_argument("--mode", default="auto", help="native, transcode or auto (default)")
+    codec.add_argument("--side", type=int, default=384, help="side of the model's square input, pixels (default 384)")
+    codec.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and report."""
+    import av
+
+    from cope_codec.bench import time_file
+
+    if arguments.repeats < 1:
+        raise ValueError(f"--repeats must be at least 1, not {arguments.repeats}")
+    results: list[dict[str, Any]] = []
+    with Progress(console=stderr, transient=True) as progress:
+        task = progress.add_task("measuring", total=len(arguments.files) * (arguments.repeats + 1))
+        for file in arguments.files:
+            timing = time_file(
+                file,
+                mode=arguments.mode,
+                side=arguments.side,
+                repeats=arguments.repeats,
+                tick=lambda: progress.advance(task),
+            )
+            results.append({"file": file.name, **timing})
+    report = {
+        "conditions": {
+            "python": platform.python_version(),
+            "pyav": av.__version__,
+            "machine": platform.machine(),
+            "side": arguments.side,
+            "repeats": arguments.repeats,
+            "threads": 1,
+        },
+        "files": results,
+    }
+    if arguments.json:
+        stdout.print_json(json.dumps(report))
+    else:
+        stdout.print(_table(results))
+    return 0
+
+
+def _table(results: list[dict[str, Any]]) -> Table:
+    table = Table(
+        box=SIMPLE, caption="medians of interleaved repetitions; extraction includes opening and indexing the file"
+    )
+    for heading in ("file", "codec", "size", "frames", "mode", "decode ms/frame", "extract ms/frame", "ratio"):
+        table.add_column(heading, justify="left" if heading in ("file", "codec", "mode") else "right", overflow="fold")
+    for row in results:
+        table.add_row(
+            row["file"],
+            row["codec"],
+            f"{row['width']}x{row['height']}",
+            str(row["frames"]),
+            row["mode"],
+            f"{row['decode_ms_per_frame']:.3f}",
+            f"{row['extract_ms_per_frame']:.3f}",
+            f"{row['ratio']:.2f}",
+        )
+    return table

@@ -1,0 +1,111 @@
+"""`cope serve`: vLLM's server in this process, with our plugins on and defaults that suit the machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+_BUNDLED = "cope-tiny"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`cope serve [MODEL] [vLLM options]`: everything is vLLM's."""
+    parser.usage = "cope serve [MODEL] [vLLM options]      (cope serve --help=all lists vLLM's options)"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start the server and stay until it is told to stop."""
+    words: list[str] = arguments.rest
+    _set_environment(words)
+    # vLLM reads its environment when it is imported, so nothing of it comes before this line.
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.logger import configure_logging_from_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    cli_env_setup()
+    parser = make_arg_parser(FlexibleArgumentParser(prog="cope serve", description=__doc__))
+    given = parser.parse_args(words)
+    model = _model_directory(given)
+    args = parser.parse_args([*defaults(model, words), *words])
+    args.model_tag = args.model = str(model) if model else args.model_tag or args.model
+    args.subparser = "serve"
+    configure_logging_from_args(args)
+    command = ServeSubcommand()
+    command.validate(args)
+    command.cmd(args)
+    return 0
+
+
+def _set_environment(words: list[str]) -> None:
+    """Switch our plugins on; whatever the user has set stays."""
+    chosen = os.environ.get("VLLM_PLUGINS")
+    if chosen is None:
+        os.environ["VLLM_PLUGINS"] = "cope"
+    elif "cope" not in chosen.split(","):
+        os.environ["VLLM_PLUGINS"] = f"{chosen},cope"
+    os.environ.setdefault("VLLM_MEDIA_CONNECTOR", "cope")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if _on_cpu(words):
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; the tiny model needs far less
+        # vLLM's launcher would otherwise give every process one thread.
+        os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+
+
+def _on_cpu(words: list[str]) -> bool:
+    """Whether the installed engine is the CPU build."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        version("vllm-cpu")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _model_directory(given: argparse.Namespace) -> Path | None:
+    """The bundled model if none is named; a local folder if the name is one; else None, for vLLM to resolve."""
+    name = given.model_tag
+    if name is None:
+        from cope_model.tiny import ensure_tiny
+
+        return ensure_tiny()
+    path = Path(name)
+    return path if path.is_dir() else None
+
+
+def defaults(model: Path | None, words: list[str]) -> list[str]:
+    """Options that go before the user's own, which therefore win.
+
+    Args:
+        model: the model's folder, if it is local.
+        words: what the user wrote.
+    """
+    chosen: list[str] = ["--enable-prompt-tokens-details"]
+    if _on_cpu(words):
+        # vLLM's block of 128 tokens on CPU is longer than a GOP, which would never be found in the prefix cache.
+        chosen += ["--enforce-eager", "--block-size", "32", "--dtype", "float32"]
+    if model is None:
+        return chosen
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    chosen += ["--served-model-name", served_name(model)]
+    config = json.loads((model / "config.json").read_text())
+    media: dict[str, Any] = {}
+    if config.get("model_type") == "cope_videolm":
+        from cope_model.presets import geometry_from_config
+
+        # With the side known, primitives are made in the media threads; without it, one after another in the renderer.
+        media = {"video": {"side": geometry_from_config(config).side}}
+        chosen += ["--media-io-kwargs", json.dumps(media)]
+    return chosen
+
+
+def served_name(model: Path) -> str:
+    """What `/v1/models` calls a local model: its folder's name, without the version of a bundled one."""
+    name = model.resolve().name
+    return _BUNDLED if name.startswith(_BUNDLED) else name

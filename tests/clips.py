@@ -1,0 +1,99 @@
+"""Clips that tests share, encoded once per run."""
+
+from __future__ import annotations
+
+import functools
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from cope_codec import samples
+
+
+@functools.cache
+def clip(
+    seconds: float = 12,
+    *,
+    codec: str = "libx264",
+    container: str = "mp4",
+    width: int = 320,
+    height: int = 240,
+    fps: int = 15,
+    gop: int = 30,
+    b_frames: int = 2,
+    pan: tuple[float, float] = (30.0, 0.0),
+    disc: bool = True,
+    seed: int = 0,
+    quantiser: int | None = None,
+) -> bytes:
+    """A textured scene with known camera motion."""
+    pictures = samples.scene(width, height, seconds, fps, pan_px_s=pan, disc=disc, seed=seed)
+    return samples.encode(
+        pictures, codec=codec, container=container, fps=fps, gop=gop, b_frames=b_frames, quantiser=quantiser
+    )
+
+
+@functools.cache
+def clip_at(times_s: tuple[float, ...], rotation: int = 0) -> bytes:
+    """H.264 whose frames are shown at the given times, without B-frames; optionally with a display rotation."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as output:
+        stream = output.add_stream("libx264", rate=30, options={"preset": "ultrafast", "x264-params": "threads=1"})
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        stream.codec_context.max_b_frames = 0
+        if rotation:
+            stream.set_display_rotation(rotation)
+        pictures = samples.scene(160, 96, len(times_s) / 10, 10, pan_px_s=(40.0, 0.0), disc=False)
+        for time_s, picture in zip(times_s, pictures, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = round(time_s * 1000), Fraction(1, 1000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+@functools.cache
+def audio_only() -> bytes:
+    """A WAV-in-mp4 tone: readable, but no pictures."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as output:
+        stream = output.add_stream("aac", rate=16000)
+        tone = (np.sin(np.arange(1024 * 8) / 10) * 0.2).astype(np.float32).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(tone[:, :1024], format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        for number in range(8):
+            frame.pts = number * 1024
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def broken_clips() -> dict[str, bytes]:
+    """Files that are no videos, or videos that came to harm, by what happened to them."""
+    good = clip(4)
+    random = np.random.default_rng(7)
+    index = good.index(b"moov")
+    return {
+        "zero bytes": b"",
+        "text": b"this is not a video\n" * 50,
+        "random bytes": random.bytes(20_000),
+        "cut before its index": good[: index - 100],
+        "audio only": audio_only(),
+    }
+
+
+def harmed_clips() -> dict[str, bytes]:
+    """Videos of which something can still be read."""
+    good = bytearray(clip(4, container="matroska"))
+    random = np.random.default_rng(8)
+    flipped = bytearray(clip(4))
+    for position in random.integers(2000, len(flipped) * 3 // 4, 60):
+        flipped[position] ^= 0xFF
+    return {
+        "truncated": bytes(good[: len(good) * 2 // 3]),
+        "flipped bytes": bytes(flipped),
+        "one frame": samples.encode(list(samples.scene(160, 96, 0.1, 10)), fps=10),
+    }

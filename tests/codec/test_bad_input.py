@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from clips import broken_clips
+
+import cope_codec
+from cope_codec import CodecError
+
+EXPECTED = {
+    "zero bytes": "invalid_video",
+    "text": "invalid_video",
+    "random bytes": "invalid_video",
+    "cut before its index": "invalid_video",
+    "audio only": "no_video_stream",
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("as_file", [False, True])
+def test_what_is_no_video_is_refused_with_a_code(name: str, as_file: bool, tmp_path: Path) -> None:
+    data = broken_clips()[name]
+    source: bytes | Path = data
+    if as_file:
+        source = tmp_path / "upload"
+        source.write_bytes(data)
+    with pytest.raises(CodecError) as caught:
+        cope_codec.open(source)
+    assert caught.value.code == EXPECTED[name]
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        cope_codec.open(tmp_path / "nothing.mp4")
+
+
+def test_options_and_keywords_exclude_each_other() -> None:
+    with pytest.raises(TypeError):
+        cope_codec.open(b"x", cope_codec.VideoOptions(), fps=2)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+from clips import clip
+
+import cope_codec
+from cope_codec import cache
+
+
+def test_a_second_request_extracts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = cache.PrimitivesCache()
+    video = cope_codec.open(clip(12), gop_slots=4)
+    first = cache.extract(video, 128, store)
+    assert (store.hits, store.misses) == (0, 3)
+    monkeypatch.setattr("cope_codec.video.extract", lambda *_, **__: pytest.fail("extracted again"))
+    again = cache.extract(cope_codec.open(clip(12), gop_slots=4), 128, store)
+    assert all(ours is theirs for ours, theirs in zip(first, again, strict=True))
+
+
+def test_a_longer_video_extracts_only_what_is_new() -> None:
+    store = cache.PrimitivesCache()
+    whole = clip(12, container="mpegts")
+    part = cache.extract(cope_codec.open(whole[: len(whole) * 7 // 10], gop_slots=3), 128, store)
+    misses = store.misses
+    full = cache.extract(cope_codec.open(whole, gop_slots=3), 128, store)
+    assert store.misses - misses == len(full) - (len(part) - 1)
+    assert [gop.index for gop in full] == [0, 1, 2, 3]
+
+
+def test_sides_do_not_mix() -> None:
+    store = cache.PrimitivesCache()
+    video = cope_codec.open(clip(4))
+    assert cache.extract(video, 128, store)[0].model_side == 128
+    assert cache.extract(video, 64, store)[0].model_side == 64
+
+
+def test_memory_is_bounded_and_the_oldest_goes_first() -> None:
+    gops = list(cope_codec.open(clip(12), gop_slots=3).gops(128))
+    store = cache.PrimitivesCache(max_bytes=sum(gop.nbytes for gop in gops[:2]))
+    store.put(gops[0])
+    store.put(gops[1])
+    assert store.get(gops[0].key) is gops[0]
+    store.put(gops[2])
+    assert store.get(gops[1].key) is None
+    assert store.get(gops[0].key) is gops[0]
+    assert store.nbytes <= store.max_bytes
+
+
+def test_what_is_too_large_is_not_kept() -> None:
+    (gop,) = cope_codec.open(clip(4)).gops(128)
+    store = cache.PrimitivesCache(max_bytes=1000)
+    store.put(gop)
+    assert len(store) == 0

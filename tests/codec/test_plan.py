@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from clips import clip, clip_at
+
+import cope_codec
+from cope_codec import I_SLOT, CodecError
+
+
+@pytest.mark.parametrize(("keyframes", "i_frames", "p_frames"), [(1, 8, 56), (2, 16, 48), (4, 32, 32)])
+def test_a_64_second_clip_has_the_papers_slots(keyframes: int, i_frames: int, p_frames: int) -> None:
+    video = cope_codec.open(clip(64, width=160, height=96, fps=5), keyframes_per_gop=keyframes)
+    plan = video.plan
+    assert (plan.seconds, len(plan.gops), plan.i_frames, plan.p_frames) == (64.0, 8, i_frames, p_frames)
+    assert plan.dense_frames == 64
+
+
+@pytest.mark.parametrize("mode", ["native", "transcode"])
+@pytest.mark.parametrize("fps", [0.5, 1, 2, 3])
+def test_slots_are_the_first_frames_of_their_grid_cells(mode: str, fps: float) -> None:
+    video = cope_codec.open(clip(12), mode=mode, fps=fps)
+    times = np.array([slot.time_s for gop in video.plan.gops for slot in gop.slots])
+    cells = np.floor(times * fps + 1e-9)
+    assert cells.tolist() == list(range(int(12 * fps)))
+    # The next frame of a 15 FPS video, and B-frames cannot be slots in native mode: up to b_frames more.
+    assert (times - cells / fps).max() < (3 if mode == "native" else 1) / 15
+
+
+def test_layout_repeats_per_gop_and_the_last_gop_is_a_prefix() -> None:
+    video = cope_codec.open(clip(12), gop_slots=5, keyframes_per_gop=2)
+    layouts = ["".join("IP"[slot.kind] for slot in gop.slots) for gop in video.plan.gops]
+    assert layouts == ["IPIPP", "IPIPP", "IP"]
+
+
+def test_a_gap_has_no_slots_but_true_times() -> None:
+    video = cope_codec.open(clip_at((0.0, 0.5, 1.0, 7.25, 7.5, 9.0)))
+    assert [slot.time_s for slot in video.plan.gops[0].slots] == [0.0, 1.0, 7.25, 9.0]
+
+
+@pytest.mark.parametrize("mode", ["native", "transcode", "auto"])
+def test_clip_bounds_hold_to_one_frame(mode: str) -> None:
+    video = cope_codec.open(clip(12), start_s=3.2, end_s=8.0, mode=mode)
+    times = [slot.time_s for gop in video.plan.gops for slot in gop.slots]
+    assert min(times) >= 3.2
+    assert min(times) < 3.2 + 3 / 15 + 1e-9
+    assert max(times) < 8.0
+    assert video.plan.seconds == pytest.approx(4.8)
+    assert video.plan.frames == 72  # 4.8 s at 15 frames per second
+    assert all(later - earlier > 0 for earlier, later in pairwise(times))
+
+
+def test_an_empty_clip_is_an_error_that_names_the_option() -> None:
+    with pytest.raises(CodecError) as caught:
+        cope_codec.open(clip(4), start_s=100.0)
+    assert (caught.value.code, caught.value.param) == ("no_frames", "start_s")
+
+
+def test_long_videos_are_sampled_uniformly() -> None:
+    video = cope_codec.open(clip(64, width=160, height=96, fps=5), gop_slots=2, max_gops=5)
+    assert [gop.index for gop in video.plan.gops] == [0, 7, 15, 23, 31]
+    assert video.plan.total_gops == 32
+
+
+def test_dense_frames_are_uniform_and_all_pictures() -> None:
+    video = cope_codec.open(clip(12), frames=10)
+    slots = [slot for gop in video.plan.gops for slot in gop.slots]
+    frames = [round(slot.time_s * 15) for slot in slots]
+    assert frames == np.linspace(0, 179, 10).astype(int).tolist()
+    assert {slot.kind for slot in slots} == {I_SLOT}
+    assert video.plan.mode == "dense"
+
+
+def test_dense_frames_never_exceed_the_video() -> None:
+    assert cope_codec.open(clip_at((0.0, 0.1, 0.2)), frames=64).plan.i_frames == 3
+
+
+@pytest.mark.parametrize("mode", ["native", "transcode"])
+def test_keys_follow_content_and_parameters(mode: str) -> None:
+    def keys(data: bytes, **options: object) -> list[str]:
+        return [gop.key for gop in cope_codec.open(data, mode=mode, **options).plan.gops]
+
+    same = keys(clip(12))
+    assert keys(clip(12)) == same
+    assert len(set(same)) == len(same)
+    assert not set(same) & set(keys(clip(12, seed=5)))
+    assert not set(same) & set(keys(clip(12), fps=2))
+    other = keys(clip(12), keyframes_per_gop=2)
+    assert other[0] != same[0]
+    assert other[1] == same[1]  # four slots: the second keyframe would be the fifth, so the content is the same
+
+
+@pytest.mark.parametrize("container", ["mpegts", "matroska"])
+@pytest.mark.parametrize("mode", ["native", "transcode"])
+def test_a_growing_video_keeps_the_keys_of_its_gops(container: str, mode: str) -> None:
+    whole = clip(12, container=container)
+    full = cope_codec.open(whole, mode=mode, gop_slots=3).plan
+    part = cope_codec.open(whole[: len(whole) * 7 // 10], mode=mode, gop_slots=3).plan
+    complete = len(part.gops) - 1
+    assert 1 <= complete < len(full.gops)
+    assert [gop.key for gop in part.gops[:complete]] == [gop.key for gop in full.gops[:complete]]
+
+
+def test_modes_follow_the_codec() -> None:
+    assert cope_codec.open(clip(4)).plan.mode == "native"
+    vp8 = clip(2, codec="libvpx", container="webm", b_frames=0)
+    assert cope_codec.open(vp8).plan.mode == "transcode"
+    with pytest.raises(CodecError) as caught:
+        cope_codec.open(vp8, mode="native")
+    assert (caught.value.code, caught.value.param) == ("invalid_option", "mode")
