@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import shlex
 import subprocess
 import sys
@@ -86,12 +85,14 @@ def main() -> None:
     if stamp.exists() and stamp.read_text() == state:
         return
 
-    stamp.unlink(missing_ok=True)
-    if not (target / "bin" / "python").exists():
-        print(f"+ creating {target}", flush=True)
-        venv.EnvBuilder(with_pip=True, symlinks=os.name != "nt").create(target)
     python = target / "bin" / "python"
     pip: list[str | Path] = [python, "-m", "pip", "--disable-pip-version-check"]
+    if stamp.exists():
+        pip.append("--quiet")  # refreshing: pip would list everything that is there already
+    stamp.unlink(missing_ok=True)
+    if not python.exists():
+        print(f"+ creating {target}; what follows takes a few minutes and 2 GB", flush=True)
+        venv.EnvBuilder(with_pip=True).create(target)
     if arguments.engine == "cpu":
         install_cpu(python, pip)
     else:

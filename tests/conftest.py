@@ -6,18 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from requirements import require
 
 ROOT = Path(__file__).resolve().parent.parent
 VIDEOS = Path(os.environ.get("COPE_TEST_VIDEOS", ROOT.parent / "shared" / "videos"))
-
-
-def require(what: str, present: bool, reason: str) -> None:
-    """Skip with a reason, or fail where `COPE_REQUIRE_<what>` says that the thing must be there."""
-    if present:
-        return
-    if os.environ.get(f"COPE_REQUIRE_{what}"):
-        pytest.fail(f"COPE_REQUIRE_{what} is set, but {reason}")
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

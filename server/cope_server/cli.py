@@ -17,6 +17,7 @@ _COMMANDS = {
     "plan": ("cope_server.commands.plan", "slots and tokens of a video, without decoding it"),
     "extract": ("cope_server.commands.extract", "codec primitives of a video: summary, arrays, picture"),
     "bench": ("cope_server.commands.bench", "measure"),
+    "sample": ("cope_server.commands.sample", "write a clip with motion to try things on"),
 }
 _EXIT_USAGE = 2
 

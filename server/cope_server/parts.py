@@ -52,6 +52,8 @@ def _part(part: Any, path: str) -> Any:
         return part
     path = f"{path}.video_url"
     video = part["video_url"]
+    if video is None and part.get("uuid"):
+        return part  # vLLM's way to name a video that was sent before
     if isinstance(video, str):
         video = {"url": video}
     if not isinstance(video, Mapping) or not isinstance(video.get("url"), str):
@@ -63,9 +65,4 @@ def _part(part: Any, path: str) -> Any:
         options = VideoOptions.from_mapping(values)
     except CodecError as error:
         raise PartError(str(error), f"{path}.{error.param}") from error
-    if part.get("uuid") is not None:
-        # A uuid would stand for the content of the whole part, whatever options it has.
-        raise PartError(
-            "uuid is not supported: videos are cached by their content", path.removesuffix("video_url") + "uuid"
-        )
     return {**part, "type": "video_url", "video_url": {"url": attach(video["url"], options.to_mapping(), path)}}

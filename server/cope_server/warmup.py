@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import time
@@ -14,12 +15,11 @@ async def warm_up(state: Any) -> None:
     """Ask the chat handler about a generated clip, in codec and in dense form.
 
     It compiles the kernels of the codec worker, fills the renderer's lazily made parts and lets the engine meet both
-    kinds of input. A failure is logged and does not keep the server from starting: the request itself may not suit
-    the options (a context too short for the clip).
+    kinds of input. A refusal is logged and does not keep the server from starting: the request itself may not suit the
+    server's options (a context too short for the clip).
     """
-    import asyncio
-
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.exceptions import VLLMClientError
 
     from cope_codec import samples
     from cope_model.url_options import attach
@@ -42,7 +42,11 @@ async def warm_up(state: Any) -> None:
             max_completion_tokens=2,
             temperature=0.0,
         )
-        answer = await state.openai_serving_chat.create_chat_completion(request, None)
+        try:
+            answer = await state.openai_serving_chat.create_chat_completion(request, None)
+        except (VLLMClientError, ValueError) as error:
+            logger.warning("warm-up request refused: %s", error)
+            continue
         if getattr(answer, "error", None) is not None:
             logger.warning("warm-up request failed: %s", answer.error.message)
     logger.info("warm-up took %.1f s", time.perf_counter() - started)

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Start the server and stay until it is told to stop."""
     words: list[str] = arguments.rest
-    _set_environment(words)
+    set_environment()
     # vLLM reads its environment when it is imported, so nothing of it comes before this line.
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     parser = make_arg_parser(FlexibleArgumentParser(prog="cope serve", description=__doc__))
     given = parser.parse_args(words)
     model = _model_directory(given)
-    args = parser.parse_args([*defaults(model, words), *words])
+    args = parser.parse_args([*defaults(model), *words])
     args.model_tag = args.model = str(model) if model else args.model_tag or args.model
     args.subparser = "serve"
     configure_logging_from_args(args)
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _set_environment(words: list[str]) -> None:
+def set_environment() -> None:
     """Switch our plugins on; whatever the user has set stays."""
     chosen = os.environ.get("VLLM_PLUGINS")
     if chosen is None:
@@ -50,14 +50,14 @@ def _set_environment(words: list[str]) -> None:
         os.environ["VLLM_PLUGINS"] = f"{chosen},cope"
     os.environ.setdefault("VLLM_MEDIA_CONNECTOR", "cope")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    if _on_cpu(words):
+    if on_cpu():
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; the tiny model needs far less
         # vLLM's launcher would otherwise give every process one thread.
         os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 
-def _on_cpu(words: list[str]) -> bool:
+def on_cpu() -> bool:
     """Whether the installed engine is the CPU build."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -79,15 +79,14 @@ def _model_directory(given: argparse.Namespace) -> Path | None:
     return path if path.is_dir() else None
 
 
-def defaults(model: Path | None, words: list[str]) -> list[str]:
+def defaults(model: Path | None) -> list[str]:
     """Options that go before the user's own, which therefore win.
 
     Args:
         model: the model's folder, if it is local.
-        words: what the user wrote.
     """
     chosen: list[str] = ["--enable-prompt-tokens-details"]
-    if _on_cpu(words):
+    if on_cpu():
         # vLLM's block of 128 tokens on CPU is longer than a GOP, which would never be found in the prefix cache.
         chosen += ["--enforce-eager", "--block-size", "32", "--dtype", "float32"]
     if model is None:

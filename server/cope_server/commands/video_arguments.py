@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from rich.console import Console
@@ -22,7 +21,7 @@ _HELP = {
 }
 
 stdout = Console()
-stderr = Console(file=sys.stderr)
+stderr = Console(stderr=True)
 
 
 def add_option_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,35 @@
+# The whole workflow. `make` alone lists it.
+
+PYTHON ?= python3
+ENGINE ?= cpu
+ARGS ?=
+VENV := .venv
+COPE := $(VENV)/bin/cope
+
+.PHONY: help setup serve demo test check bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+setup:  ## make .venv with everything in it (ENGINE=gpu for CUDA); a second run takes a second
+	@$(PYTHON) scripts/setup_env.py --engine $(ENGINE)
+
+serve: setup  ## start the server on :8000 with the bundled model (ARGS='MODEL --vllm-option ...')
+	$(COPE) serve $(ARGS)
+
+demo: setup  ## ask a clip made on the spot a question; starts a server if none answers
+	@$(COPE) demo $(ARGS)
+
+test: setup  ## run all tests; the end-to-end ones start the real server
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+check: setup  ## lint, formatting and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: setup  ## extraction against plain decoding (FILES='a.mp4 b.mp4'; default: generated clips)
+	$(COPE) bench codec $(ARGS) $(FILES)
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,47 @@
+"""The server and the demo as processes: they start, they end, and nothing of them stays."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+from serving import Server, start, stop
+
+
+def test_demo_prints_everything_with_the_server_that_runs(server: Server) -> None:
+    done = demo("--url", server.url)
+    assert done.returncode == 0, done.stderr
+    assert f"using the server at {server.url}" in done.stderr
+    assert_complete(done.stdout)
+
+
+def test_demo_starts_a_server_and_leaves_nothing_running() -> None:
+    before = {process.pid for process in psutil.process_iter()}
+    done = demo("--url", "http://127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+    assert_complete(done.stdout)
+    left = [process for process in psutil.process_iter(["cmdline"]) if process.pid not in before]
+    assert not [process for process in left if "cope" in " ".join(process.info["cmdline"] or [])]
+    assert not [process for process in left if "VLLM" in " ".join(process.info["cmdline"] or [])]
+
+
+def test_sigterm_ends_the_server_and_its_engine(tmp_path: Path) -> None:
+    running = start(tmp_path, tmp_path / "server.log")
+    children = psutil.Process(running.process.pid).children(recursive=True)
+    assert children
+    assert stop(running) == 0
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+
+
+def demo(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cope_server.cli", "demo", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280)
+
+
+def assert_complete(out: str) -> None:
+    for label in ("answer", "TTFT", "E2EL", "I tokens", "P tokens", "text tokens", "64 dense frames"):
+        assert label in out, out
+    assert "4,608" in out  # 64 frames of 72 tokens

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import clip
+
+from cope_server.cli import main
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clip(12))
+    return path
+
+
+def test_plan_prints_the_account_as_json(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(video), "--preset", "7b", "--keyframes-per-gop", "2", "--json"]) == 0
+    account = json.loads(capsys.readouterr().out)
+    assert account == {
+        "seconds": 12.0,
+        "gops": 2,
+        "i_frames": 3,
+        "p_frames": 9,
+        "i_tokens": 630,
+        "p_tokens": 90,
+        "video_tokens": 720,
+        "mode": "native",
+        "dense_tokens": 13440,
+    }
+
+
+def test_plan_of_dense_frames(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(video), "--frames", "64", "--json"]) == 0
+    account = json.loads(capsys.readouterr().out)
+    assert (account["i_frames"], account["p_frames"], account["video_tokens"]) == (64, 0, 13440)
+
+
+def test_plan_for_people(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(video)]) == 0
+    out = capsys.readouterr().out
+    assert "13,440" in out
+    assert "native, 2 GOPs" in out
+
+
+def test_extract_writes_what_it_reports(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, plot = tmp_path / "a.npz", tmp_path / "a.png"
+    assert main(["extract", str(video), "--side", "128", "--json", "--out", str(out), "--plot", str(plot)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [gop["layout"] for gop in report["gops"]] == ["IPPPPPPP", "IPPP"]
+    arrays = np.load(out)
+    assert arrays["gop0.keyframes"].shape == (1, 128, 128, 3)
+    assert arrays["gop1.motion"].shape == (3, 32, 32, 2)
+    assert arrays["gop1.timestamps_s"].tolist() == pytest.approx(report["gops"][1]["timestamps_s"], abs=1e-6)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert plot.stat().st_size > 50_000
+
+
+def test_bench_measures_both_sides(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "codec", str(video), "--repeats", "2", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["files"]
+    assert (row["mode"], row["frames"]) == ("native", 180)
+    assert row["decode_ms_per_frame"] > 0
+    assert row["ratio"] == pytest.approx(row["extract_ms_per_frame"] / row["decode_ms_per_frame"], rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plan", "nothing.mp4"], "nothing.mp4: No such file"),
+        (["plan", __file__], "not a readable video"),
+        (["plan", "{video}", "--fps", "0"], "fps must be between"),
+        (["plan", "{video}", "--preset", "9b"], "unknown preset '9b'"),
+        (["extract", "{video}", "--side", "30"], "multiple of 4"),
+        (["ask", "{video}", "Why?", "--url", "http://127.0.0.1:9"], "no server answers at http://127.0.0.1:9"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    words: list[str], message: str, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word.format(video=video) if "{video}" in word else word for word in words]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_the_command_and_the_plugin_import_neither_torch_nor_vllm() -> None:
+    heavy = "{'torch', 'vllm', 'transformers'}"
+    script = f"import sys, cope_server.cli, cope_model, cope_codec; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

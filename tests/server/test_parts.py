@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cope_model.url_options import detach
+from cope_server.parts import PartError, translate_messages
+
+
+def body(*parts: Any) -> dict[str, Any]:
+    return {
+        "model": "m",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": list(parts)}],
+    }
+
+
+def video(**values: Any) -> dict[str, Any]:
+    return {"type": "video_url", "video_url": {"url": "https://host/a.mp4", **values}}
+
+
+def test_options_and_the_parts_place_ride_on_the_url() -> None:
+    text = {"type": "text", "text": "What moves?"}
+    translated = translate_messages(body(text, video(fps=2, end_s=9)))
+    system, user = translated["messages"]
+    assert system == {"role": "system", "content": "Be brief."}
+    assert user["content"][0] == text
+    assert set(user["content"][1]["video_url"]) == {"url"}
+    url, options, part = detach(user["content"][1]["video_url"]["url"])
+    assert (url, options.to_mapping()) == ("https://host/a.mp4", {"fps": 2.0, "end_s": 9.0})
+    assert part == "messages[1].content[1].video_url"
+
+
+def test_the_request_itself_is_not_changed() -> None:
+    original = body(video(fps=2))
+    translate_messages(original)
+    assert original == body(video(fps=2))
+
+
+def test_a_bare_url_and_a_part_without_type_are_videos_too() -> None:
+    for part in (
+        {"type": "video_url", "video_url": "https://host/a.mp4"},
+        {"video_url": {"url": "https://host/a.mp4"}},
+    ):
+        (_, user) = translate_messages(body(part))["messages"]
+        assert detach(user["content"][0]["video_url"]["url"])[0] == "https://host/a.mp4"
+
+
+@pytest.mark.parametrize(
+    ("part", "param"),
+    [
+        (video(speed=2), "messages[1].content[0].video_url.speed"),
+        (video(fps="fast"), "messages[1].content[0].video_url.fps"),
+        (video(frames=8, fps=2), "messages[1].content[0].video_url.fps"),
+        (video(start_s=4, end_s=2), "messages[1].content[0].video_url.end_s"),
+        ({"type": "video_url", "video_url": {}}, "messages[1].content[0].video_url.url"),
+        ({"type": "video_url", "video_url": {"url": ""}}, "messages[1].content[0].video_url.url"),
+        ({"type": "video_url", "video_url": {"url": 5}}, "messages[1].content[0].video_url.url"),
+    ],
+)
+def test_bad_parts_are_refused_by_name(part: dict[str, Any], param: str) -> None:
+    with pytest.raises(PartError) as caught:
+        translate_messages(body(part))
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "messages", [None, "hello", [], [None], [{"role": "user", "content": "hi"}], [{"content": [1]}]]
+)
+def test_what_is_not_ours_is_left_to_vllm(messages: Any) -> None:
+    assert translate_messages({"messages": messages}) == {"messages": messages}

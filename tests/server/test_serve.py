@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cope_server.commands import serve
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    config = {"model_type": "cope_videolm", "vision_config": {"image_size": 128, "patch_size": 8}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def pairs(words: list[str]) -> dict[str, str]:
+    return {word: words[i + 1] for i, word in enumerate(words[:-1]) if word.startswith("--")}
+
+
+def test_defaults_tell_the_loader_the_models_side(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    chosen = pairs(serve.defaults(model))
+    assert json.loads(chosen["--media-io-kwargs"]) == {"video": {"side": 128}}
+    assert chosen["--served-model-name"] == "my-model"
+
+
+def test_only_the_cpu_build_gets_cpu_defaults(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(serve, "on_cpu", lambda: True)
+    assert pairs(serve.defaults(model))["--block-size"] == "32"
+    monkeypatch.setattr(serve, "on_cpu", lambda: False)
+    assert "--block-size" not in serve.defaults(model)
+
+
+def test_plugins_are_added_to_what_the_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VLLM_MEDIA_CONNECTOR", "VLLM_NO_USAGE_STATS", "VLLM_CPU_KVCACHE_SPACE", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "kept")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "kept")
+    monkeypatch.setenv("VLLM_PLUGINS", "theirs")
+    serve.set_environment()
+    import os
+
+    assert os.environ["VLLM_PLUGINS"] == "theirs,cope"
+    assert os.environ["VLLM_MEDIA_CONNECTOR"] == "kept"
