@@ -7,7 +7,7 @@ from typing import Any
 
 from cope_codec.errors import CodecError
 from cope_codec.options import VideoOptions
-from cope_model.url_options import attach
+from cope_model.url_options import attach, detach
 
 
 class PartError(ValueError):
@@ -62,7 +62,9 @@ def _part(part: Any, path: str) -> Any:
         raise PartError("the url is empty", f"{path}.url")
     values = {name: value for name, value in video.items() if name != "url"}
     try:
-        options = VideoOptions.from_mapping(values)
+        # A URL that already carries options (as with plain `vllm serve`) keeps them, unless the part says otherwise.
+        url, written, _ = detach(video["url"])
+        options = VideoOptions.from_mapping({**written.to_mapping(), **values})
     except CodecError as error:
         raise PartError(str(error), f"{path}.{error.param}") from error
-    return {**part, "type": "video_url", "video_url": {"url": attach(video["url"], options.to_mapping(), path)}}
+    return {**part, "type": "video_url", "video_url": {"url": attach(url, options.to_mapping(), path)}}

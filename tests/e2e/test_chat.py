@@ -178,7 +178,7 @@ def test_an_unreachable_url_is_a_422_without_internals(server: Server) -> None:
 
 def test_a_video_longer_than_the_context_is_refused(server: Server) -> None:
     data = clip(64, width=160, height=96, fps=5)
-    error = refused(server, user(video(data, fps=5, keyframes_per_gop=8), QUESTION))
+    error = refused(server, user(video(data, fps=5, keyframes_per_gop=8, mode="transcode"), QUESTION))
     assert "16384" in error["message"]
 
 

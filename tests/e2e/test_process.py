@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import psutil
@@ -18,13 +20,18 @@ def test_demo_prints_everything_with_the_server_that_runs(server: Server) -> Non
 
 
 def test_demo_starts_a_server_and_leaves_nothing_running() -> None:
-    before = {process.pid for process in psutil.process_iter()}
-    done = demo("--url", "http://127.0.0.1:9")
+    mark = uuid.uuid4().hex  # whatever the demo starts inherits its environment
+    done = demo("--url", "http://127.0.0.1:9", env={**os.environ, "COPE_TEST_MARK": mark})
     assert done.returncode == 0, done.stderr
     assert_complete(done.stdout)
-    left = [process for process in psutil.process_iter(["cmdline"]) if process.pid not in before]
-    assert not [process for process in left if "cope" in " ".join(process.info["cmdline"] or [])]
-    assert not [process for process in left if "VLLM" in " ".join(process.info["cmdline"] or [])]
+    assert not [process for process in psutil.process_iter() if marked(process, mark)]
+
+
+def marked(process: psutil.Process, mark: str) -> bool:
+    try:
+        return process.environ().get("COPE_TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def test_sigterm_ends_the_server_and_its_engine(tmp_path: Path) -> None:
@@ -36,9 +43,9 @@ def test_sigterm_ends_the_server_and_its_engine(tmp_path: Path) -> None:
     assert not alive
 
 
-def demo(*words: str) -> subprocess.CompletedProcess[str]:
+def demo(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cope_server.cli", "demo", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=env)
 
 
 def assert_complete(out: str) -> None:

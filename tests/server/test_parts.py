@@ -69,3 +69,11 @@ def test_bad_parts_are_refused_by_name(part: dict[str, Any], param: str) -> None
 )
 def test_what_is_not_ours_is_left_to_vllm(messages: Any) -> None:
     assert translate_messages({"messages": messages}) == {"messages": messages}
+
+
+def test_options_on_the_url_stay_unless_the_part_says_otherwise() -> None:
+    part = {"type": "video_url", "video_url": {"url": "https://host/a.mp4#cope:fps=3&end_s=9&part=forged", "fps": 2}}
+    (_, user) = translate_messages(body(part))["messages"]
+    url, options, place = detach(user["content"][0]["video_url"]["url"])
+    assert (url, options.to_mapping()) == ("https://host/a.mp4", {"fps": 2.0, "end_s": 9.0})
+    assert place == "messages[1].content[0].video_url"
