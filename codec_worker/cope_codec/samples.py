@@ -64,6 +64,7 @@ def scene(
     pan_px_s: tuple[float, float] = (0.0, 0.0),
     zoom_s: float = 1.0,
     disc: bool = True,
+    noise: int = 0,
     seed: int = 0,
 ) -> Iterator[Picture]:
     """A textured wall under a moving camera, with a textured red disc that crosses it from left to right.
@@ -75,6 +76,7 @@ def scene(
         pan_px_s: how far the picture's content moves per second, (x, y), pixels; it bounces within its margin.
         zoom_s: growth of the picture's content per second; 1 is none.
         disc: draw the disc.
+        noise: spread of a camera's noise, grey levels; without any, an encoder's work is unusually easy.
         seed: other seeds give other textures.
 
     Yields:
@@ -84,6 +86,7 @@ def scene(
     ball = texture(height // 3, height // 3, seed + 1)
     ball[..., 0] = ball[..., 0] * 0.3 + 170
     ball[..., 1:] *= 0.35
+    grain = np.random.default_rng(seed + 2).normal(0, noise, (height + 64, width + 64, 1)).astype(np.float32)
     radius = height / 6
     rows, columns = np.arange(height, dtype=np.float64), np.arange(width, dtype=np.float64)
     span_y, span_x = height * (_MARGIN - 1), width * (_MARGIN - 1)
@@ -97,6 +100,9 @@ def scene(
         picture = _sample(wall, y, x)
         if disc:
             _draw_disc(picture, ball, radius, (t / seconds) * (width + 2 * radius) - radius)
+        if noise:
+            down, right = (number * 37) % 64, (number * 23) % 64  # another cut of it for every frame
+            picture = np.clip(picture + grain[down : down + height, right : right + width], 0, 255)
         yield picture.astype(np.uint8)
 
 

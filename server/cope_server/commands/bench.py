@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `cope bench`."""
     what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     codec = what.add_parser("codec", help="extraction time as a ratio to a one-thread PyAV decode")
-    codec.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    codec.add_argument("files", nargs="*", type=Path, metavar="FILE", help="default: clips generated for the purpose")
     codec.add_argument("--repeats", type=int, default=7, help="interleaved repetitions (default 7)")
     codec.add_argument("--mode", default="auto", help="native, transcode or auto (default)")
     codec.add_argument("--side", type=int, default=384, help="side of the model's square input, pixels (default 384)")
@@ -30,22 +30,23 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure and report."""
     import av
 
-    from cope_codec.bench import time_file
+    from cope_codec.bench import generated, time_file
 
     if arguments.repeats < 1:
         raise ValueError(f"--repeats must be at least 1, not {arguments.repeats}")
     results: list[dict[str, Any]] = []
     with Progress(console=stderr, transient=True) as progress:
-        task = progress.add_task("measuring", total=len(arguments.files) * (arguments.repeats + 1))
-        for file in arguments.files:
+        task = progress.add_task("measuring", total=max(len(arguments.files), 3) * (arguments.repeats + 1))
+        sources = [(file.name, file.read_bytes()) for file in arguments.files] or generated()
+        for name, data in sources:
             timing = time_file(
-                file,
+                data,
                 mode=arguments.mode,
                 side=arguments.side,
                 repeats=arguments.repeats,
                 tick=lambda: progress.advance(task),
             )
-            results.append({"file": file.name, **timing})
+            results.append({"file": name, **timing})
     report = {
         "conditions": {
             "python": platform.python_version(),
