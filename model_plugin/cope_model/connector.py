@@ -1,0 +1,220 @@
+"""From a media part's URL to its content: options taken off, bytes fetched under vLLM's limits, errors made clear."""
+
+from __future__ import annotations
+
+import binascii
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import url2pathname
+
+import aiohttp
+import requests
+from PIL import UnidentifiedImageError
+from urllib3.exceptions import LocationParseError
+from urllib3.util import Url
+from vllm.connections import MediaDownloadSizeExceededError
+from vllm.exceptions import VLLMUnprocessableEntityError, VLLMValidationError
+from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
+from vllm.multimodal.media.base import MediaIO, MediaWithBytes
+from vllm.multimodal.media.video import VideoMediaIO
+
+from cope_model import account, loader
+
+# url_options and media_errors bring cope_codec along, which most vLLM processes never need.
+
+
+class _Part(MediaIO[Any]):  # type: ignore[misc]
+    """A MediaIO that knows which part it reads for: it times the decoding and blames the part."""
+
+    def __init__(self, inner: MediaIO[Any], part: str) -> None:
+        super().__init__()
+        self.inner = inner
+        self.part = part
+        self.decoding_since: float | None = None
+
+    @property
+    def is_video(self) -> bool:
+        """Whether our own loader reads this part."""
+        return isinstance(self.inner, VideoMediaIO) and isinstance(self.inner.video_loader, loader.CoPEVideoLoader)
+
+    def get_max_bytes(self) -> int | None:
+        """vLLM's limit for the modality."""
+        limit: int | None = self.inner.get_max_bytes()
+        return limit
+
+    def load_bytes(self, data: bytes) -> Any:
+        """Decode bytes."""
+        from cope_model.media_errors import MediaError
+
+        if not data:
+            raise MediaError("empty_media", "the part holds no bytes", parameter=self.part)
+        with self._decoding():
+            return self.inner.load_bytes(data)
+
+    def load_base64(self, media_type: str, data: str) -> Any:
+        """Decode a data URI's payload."""
+        import pybase64
+
+        from cope_model.media_errors import MediaError
+
+        if not self.is_video and media_type.lower() == "video/jpeg":
+            with self._decoding():  # vLLM's own way to send frames, for other loaders than ours
+                return self.inner.load_base64(media_type, data)
+        try:
+            content = pybase64.b64decode(data, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise MediaError("invalid_data_uri", f"the data URI is not base64: {error}", parameter=self.part) from None
+        return self.load_bytes(content)
+
+    def load_file(self, path: Path) -> Any:
+        """Decode a file; our own loader reads it in place."""
+        from cope_model.media_errors import MediaError
+
+        try:
+            if not path.stat().st_size:
+                raise MediaError("empty_media", "the file is empty", parameter=self.part)
+            if not self.is_video:
+                return self.load_bytes(path.read_bytes())
+            with path.open("rb"):
+                pass  # readable? FFmpeg's own message would show the path
+        except OSError:
+            message = "there is no such file, or it cannot be read"
+            raise MediaError("file_not_found", message, parameter=self.part) from None
+        with self._decoding():
+            return MediaWithBytes(loader.load_source(path, **self.inner.kwargs), b"")
+
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        from cope_codec.errors import CodecError
+        from cope_model.media_errors import MediaError, from_codec
+
+        self.decoding_since = time.perf_counter()
+        try:
+            yield
+        except CodecError as error:
+            raise from_codec(error, self.part) from error
+        except VLLMValidationError as error:
+            raise MediaError("invalid_media", str(error.args[0]), parameter=self.part) from error
+        except (UnidentifiedImageError, OSError, ValueError) as error:
+            if self.is_video:
+                raise
+            message = "the bytes cannot be read as this kind of media"
+            raise MediaError("invalid_media", message, parameter=self.part) from error
+
+
+@MEDIA_CONNECTOR_REGISTRY.register("cope")
+class CoPEConnector(MediaConnector):  # type: ignore[misc]
+    """vLLM's connector (`VLLM_MEDIA_CONNECTOR=cope`), with options on URLs and errors that name the part.
+
+    Every failure that a client can cause is a `MediaError` (400) or a `MediaFetchError` (422); each video that was
+    loaded is noted in `account.current`.
+    """
+
+    def load_from_url(self, url: str, media_io: MediaIO[Any], *, fetch_timeout: int | None = None) -> Any:
+        """Load a part; see `CoPEConnector`."""
+        plain, part = self._prepare(url, media_io)
+        start = time.perf_counter()
+        with _fetching(part):
+            media = super().load_from_url(plain, part, fetch_timeout=fetch_timeout)
+        _note(media, part, start)
+        return media
+
+    async def load_from_url_async(self, url: str, media_io: MediaIO[Any], *, fetch_timeout: int | None = None) -> Any:
+        """Load a part without blocking the event loop; see `CoPEConnector`."""
+        plain, part = self._prepare(url, media_io)
+        start = time.perf_counter()
+        with _fetching(part):
+            media = await super().load_from_url_async(plain, part, fetch_timeout=fetch_timeout)
+        _note(media, part, start)
+        return media
+
+    def _prepare(self, url: str, media_io: MediaIO[Any]) -> tuple[str, _Part]:
+        """Take the options off the URL and give them to the video loader."""
+        from cope_codec.errors import CodecError
+        from cope_model.media_errors import MediaError, from_codec
+        from cope_model.url_options import detach, part_of
+
+        fallback = "video_url" if isinstance(media_io, VideoMediaIO) else "image_url"
+        if not isinstance(url, str) or not url.strip():
+            raise MediaError("invalid_url", "the URL is empty", parameter=fallback)
+        try:
+            plain, options, named = detach(url)
+        except CodecError as error:
+            raise from_codec(error, part_of(url) or fallback) from None
+        part = _Part(media_io, named or fallback)
+        if part.is_video and len(plain) != len(url):
+            # vLLM makes one MediaIO per part, so its arguments are this part's own.
+            media_io.kwargs = {**media_io.kwargs, "options": options}
+        return plain, part
+
+    def _load_file_url(self, url_spec: Url, media_io: Any) -> Any:
+        """Read a file below the allowed folder; messages name neither the folder nor what lies outside of it."""
+        from cope_model.media_errors import MediaError
+
+        part = media_io.part
+        allowed = self.allowed_local_media_path
+        if allowed is None:
+            raise MediaError("file_not_allowed", "this server does not read local files", parameter=part)
+        path = Path(url2pathname((url_spec.netloc or "") + (url_spec.path or ""))).resolve()
+        if allowed not in path.parents:
+            raise MediaError("file_not_allowed", "the file lies outside the folder that is served", parameter=part)
+        return media_io.load_file(path)
+
+
+@contextmanager
+def _fetching(reader: _Part) -> Iterator[None]:
+    """Turn what the fetch raises into errors of the part."""
+    from cope_model.media_errors import MediaError, MediaFetchError
+
+    part = reader.part
+    try:
+        yield
+    except (MediaError, MediaFetchError):
+        raise
+    except Exception as error:
+        if reader.decoding_since is not None:
+            raise  # not the fetch: `_decoding` has translated all that a client can cause
+        raise _fetch_error(error, part) from None
+
+
+def _fetch_error(error: Exception, part: str) -> Exception:
+    """The part's error for what a fetch raised, or what was raised if no client can cause it."""
+    from cope_model.media_errors import MediaError, MediaFetchError
+
+    if isinstance(error, aiohttp.ClientResponseError):
+        return MediaFetchError(f"the URL answered with HTTP status {error.status}", parameter=part)
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return MediaFetchError(f"the URL answered with HTTP status {error.response.status_code}", parameter=part)
+    if isinstance(error, VLLMUnprocessableEntityError):
+        if isinstance(error.__cause__, MediaDownloadSizeExceededError):
+            return MediaFetchError(_words(error), parameter=part, code="media_too_large")
+        if isinstance(error.__cause__, ValueError):
+            return MediaError("invalid_url", "the URL is malformed", parameter=part)
+        return MediaFetchError(_words(error), parameter=part)
+    if isinstance(error, aiohttp.InvalidURL | requests.exceptions.InvalidURL | LocationParseError | UnicodeError):
+        return MediaError("invalid_url", "the URL is malformed", parameter=part)
+    if isinstance(error, TimeoutError | requests.Timeout):
+        return MediaFetchError("fetching the URL took too long", parameter=part)
+    if isinstance(error, aiohttp.ClientError | requests.RequestException | OSError):
+        return MediaFetchError("the URL cannot be reached", parameter=part)
+    if isinstance(error, NotImplementedError):
+        return MediaError("invalid_data_uri", "only base64 data URIs are served", parameter=part)
+    if isinstance(error, ValueError | VLLMValidationError):
+        return MediaError("invalid_url", _words(error), parameter=part)
+    return error
+
+
+def _words(error: Exception) -> str:
+    """vLLM's own words about a URL, without the URL."""
+    return str(error.args[0]).partition(" Input URL domain")[0] if error.args else "the URL cannot be used"
+
+
+def _note(media: Any, part: _Part, start: float) -> None:
+    """Tell the request's account about a video."""
+    content = media.media[0] if isinstance(media, MediaWithBytes) and isinstance(media.media, tuple) else None
+    if isinstance(content, loader.VideoGops):
+        fetched = part.decoding_since if part.decoding_since is not None else start
+        account.record(account.LoadedVideo(content.plan, part.part, max(fetched - start, 0.0), content.extract_s))

@@ -1,0 +1,33 @@
+"""Still images on their way to the vision encoder: decoded, RGB, stretched to the model's square."""
+
+# S = side of the model's square input.
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+
+def to_square(image: Any, side: int) -> npt.NDArray[np.uint8]:
+    """Turn an image into what keyframes are: uint8 (S, S, 3), RGB, stretched as SigLIP's own processor does.
+
+    Args:
+        image: a PIL image, or an array (H, W), (H, W, 3), (H, W, 4) or (3, H, W) with values 0..255, or a tensor of
+            such a shape.
+        side: S, pixels.
+
+    Raises:
+        ValueError: an array of another shape.
+    """
+    if not isinstance(image, Image.Image):
+        array = np.asarray(image)
+        if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] not in (3, 4):
+            array = array.transpose(1, 2, 0)
+        if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+            raise ValueError(f"an image must be (H, W), (H, W, 3), (H, W, 4) or (3, H, W), not {array.shape}")
+        image = Image.fromarray(np.ascontiguousarray(array).astype(np.uint8))
+    resized = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+    return np.array(resized, np.uint8)

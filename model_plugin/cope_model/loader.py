@@ -1,0 +1,134 @@
+"""vLLM's way to our videos: a video loader that hands out GOPs of primitives where others hand out frames."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vllm.multimodal.video import VIDEO_LOADER_REGISTRY, VideoLoader
+
+# cope_codec is imported where it is used: this module is loaded in every vLLM process, also in the workers.
+if TYPE_CHECKING:
+    from cope_codec import Video
+    from cope_codec.options import VideoOptions
+    from cope_codec.plan import VideoPlan
+    from cope_codec.primitives import GopPrimitives
+
+BACKEND = "cope"
+VIDEO_PROCESSOR = "CoPEVideoProcessor"  # preprocessor_config.json names it; vLLM chooses the loader by it
+
+
+@dataclass(frozen=True, repr=False)
+class VideoGops:
+    """A video on its way to the processor.
+
+    Attributes:
+        video: the indexed video; its plan knows every token.
+        gops: its primitives, or None if the loader was not told the model's side; the parser extracts them then.
+        extract_s: seconds spent so far on indexing and extraction.
+    """
+
+    video: Video
+    gops: tuple[GopPrimitives, ...] | None
+    extract_s: float
+
+    @property
+    def plan(self) -> VideoPlan:
+        """Slots and GOPs of the video."""
+        return self.video.plan
+
+    def extracted(self, side: int) -> tuple[GopPrimitives, ...]:
+        """The primitives for a model of that side, pixels; extracts them unless they are there."""
+        return self.gops if self.gops is not None else extract(self.video, side)
+
+    def __repr__(self) -> str:
+        state = "planned" if self.gops is None else "extracted"
+        return f"VideoGops({len(self.plan.gops)} GOPs, {state}, {self.plan.mode})"
+
+
+def extract(video: Video, side: int) -> tuple[GopPrimitives, ...]:
+    """All GOPs of a video, through the process-wide cache of primitives.
+
+    Raises:
+        CodecError: a GOP cannot be decoded.
+    """
+    from cope_codec import cache
+
+    gops: Sequence[GopPrimitives] = cache.extract(video, side)
+    return tuple(gops)
+
+
+def load(
+    source: str | Path | bytes, *, side: int | None = None, options: VideoOptions | Mapping[str, Any] | None = None
+) -> VideoGops:
+    """Index a video and, if the model's side is known, extract its primitives.
+
+    Args:
+        source: path of a file, or the bytes of one.
+        side: S, side of the model's square input, pixels.
+        options: how to cut the video; None is the defaults.
+
+    Raises:
+        CodecError: the video or an option cannot be used.
+    """
+    import cope_codec
+    from cope_codec.options import VideoOptions
+
+    start = time.perf_counter()
+    if isinstance(options, Mapping):
+        options = VideoOptions.from_mapping(options)
+    video = cope_codec.open(source, options)
+    gops = None if side is None else extract(video, side)
+    return VideoGops(video, gops, time.perf_counter() - start)
+
+
+@VIDEO_LOADER_REGISTRY.register(BACKEND, video_processor=VIDEO_PROCESSOR)
+class CoPEVideoLoader(VideoLoader):  # type: ignore[misc]
+    """The loader as vLLM sees it; `--media-io-kwargs '{"video": {"side": 384}}'` makes it extract at once."""
+
+    @classmethod
+    def load_bytes(
+        cls,
+        data: bytes,
+        num_frames: int = -1,
+        *,
+        side: int | None = None,
+        options: VideoOptions | Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> tuple[VideoGops, dict[str, Any]]:
+        """Load a video from its bytes.
+
+        Args:
+            data: a whole file.
+            num_frames: ignored; vLLM always sends one (32). Dense input is asked for by the option `frames`.
+            side: S, side of the model's square input, pixels; None leaves extraction to the processor.
+            options: how to cut the video.
+            kwargs: single options by name, as in `--media-io-kwargs '{"video": {"fps": 2}}'`; `options` win.
+
+        Returns:
+            The video and metadata for vLLM.
+
+        Raises:
+            CodecError: the video or an option cannot be used.
+        """
+        return load_source(data, side=side, options=options, **kwargs)
+
+
+def load_source(
+    source: str | Path | bytes,
+    *,
+    side: int | None = None,
+    options: VideoOptions | Mapping[str, Any] | None = None,
+    **defaults: Any,
+) -> tuple[VideoGops, dict[str, Any]]:
+    """`CoPEVideoLoader.load_bytes` for paths too."""
+    from cope_codec.options import VideoOptions
+
+    if defaults:
+        given = options.to_mapping() if isinstance(options, VideoOptions) else dict(options or {})
+        options = VideoOptions.from_mapping({**defaults, **given})
+    loaded = load(source, side=side, options=options)
+    return loaded, {"video_backend": BACKEND, "total_num_frames": loaded.plan.frames, "duration": loaded.plan.seconds}

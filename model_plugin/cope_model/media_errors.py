@@ -1,0 +1,60 @@
+"""What a client did wrong with a media part, as vLLM's own exceptions, which it answers with 400 and 422."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from vllm.exceptions import VLLMUnprocessableEntityError, VLLMValidationError
+
+from cope_codec.errors import CodecError, CodecErrorCode
+
+MediaErrorCode = Literal[
+    "invalid_url",  # no URL at all, a scheme that is not served, a host that is not allowed
+    "invalid_data_uri",  # not base64, or without a comma
+    "empty_media",  # no bytes
+    "file_not_allowed",  # file:// without an allowed folder, or outside of it
+    "file_not_found",  # file:// to something that cannot be read
+    "invalid_media",  # the bytes are no image
+]
+FetchErrorCode = Literal[
+    "unreachable_url",  # nobody answers, or not in time, or with an error status
+    "media_too_large",  # more than VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB
+]
+
+
+class MediaError(VLLMValidationError):  # type: ignore[misc]
+    """A part that cannot be used (400).
+
+    Attributes:
+        parameter: the part, or an option of it.
+        code: one of `MediaErrorCode` and cope_codec's codes; stable, meant for programs.
+    """
+
+    def __init__(self, code: MediaErrorCode | CodecErrorCode, message: str, *, parameter: str) -> None:
+        super().__init__(message, parameter=parameter)
+        self.code = code
+
+    def __str__(self) -> str:
+        # vLLM's own would append "(parameter=...)", which the answer carries in `param` anyway.
+        return str(self.args[0])
+
+
+class MediaFetchError(VLLMUnprocessableEntityError):  # type: ignore[misc]
+    """A part whose URL did not give its bytes (422).
+
+    Attributes:
+        parameter: the part.
+        code: one of `FetchErrorCode`.
+    """
+
+    def __init__(self, message: str, *, parameter: str, code: FetchErrorCode = "unreachable_url") -> None:
+        super().__init__(message, parameter=parameter)
+        self.code = code
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def from_codec(error: CodecError, part: str) -> MediaError:
+    """The codec worker's complaint about a part; an option's name joins the part's path."""
+    return MediaError(error.code, str(error), parameter=f"{part}.{error.param}" if error.param else part)

@@ -1,0 +1,23 @@
+"""The small model, built once for all tests of this folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Matrices this small are slowed down threefold by threads that wait for each other on a busy machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A freshly built cope-tiny."""
+    from cope_model import tiny
+
+    return tiny.build(tmp_path_factory.mktemp("model") / "cope-tiny")
