@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 import av
+import av.container
 import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
@@ -26,14 +27,22 @@ def primitives_key(gop: GopPlan, side: int) -> str:
 
 
 def extract(
-    source: Source, index: PacketIndex, plan: VideoPlan, side: int, gops: Sequence[GopPlan], *, threads: int = 1
+    source: Source,
+    container: av.container.InputContainer,
+    index: PacketIndex,
+    plan: VideoPlan,
+    side: int,
+    gops: Sequence[GopPlan],
+    *,
+    threads: int = 1,
 ) -> Iterator[GopPrimitives]:
     """Decode GOPs of a plan and yield their primitives as soon as each is complete.
 
     Holds one GOP at a time, whatever the video's length. Any subset of GOPs gives the same arrays as all of them.
 
     Args:
-        source, index, plan: what was opened, what it holds, what to make of it.
+        source, container: the video, and the same open, wherever it stands; closed at the end.
+        index, plan: what it holds and what to make of it.
         side: S, side of the model's square input, a multiple of 4, pixels.
         gops: which GOPs of `plan`, in time order.
         threads: decoder threads.
@@ -41,10 +50,8 @@ def extract(
     Raises:
         CodecError: `undecodable_video` when not one frame of all these GOPs can be decoded.
     """
-    if side < CELL_PX or side % CELL_PX:
-        raise ValueError(f"side must be a positive multiple of {CELL_PX}, not {side}")
     slots = missing = 0
-    with FrameReader(source, index, vectors=plan.mode == "native", threads=threads) as reader:
+    with FrameReader(source, container, index, vectors=plan.mode == "native", threads=threads) as reader:
         extractor = _Extractor(reader, index, plan, side)
         for run in _runs(gops):
             for primitives in extractor.run(run):

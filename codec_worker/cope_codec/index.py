@@ -167,37 +167,48 @@ def _describe(container: av.container.InputContainer, stream: av.VideoStream) ->
     )
 
 
-def read_index(source: Source) -> PacketIndex:
+def read_index(source: Source) -> tuple[PacketIndex, av.container.InputContainer]:
     """Demux a video once and note its packets.
 
     Args:
         source: a path, or the bytes of a whole file.
 
+    Returns:
+        The packets, and the container, read to its end: opening one again takes as long as decoding ten frames.
+
     Raises:
         CodecError: `invalid_video`, `no_video_stream`, `unsupported_codec`, or `no_frames`.
     """
+    container = open_container(source)
+    try:
+        return _read(container), container
+    except CodecError:
+        container.close()
+        raise
+
+
+def _read(container: av.container.InputContainer) -> PacketIndex:
     pts: list[int | None] = []
     ends: list[int] = []
     keyframe: list[bool] = []
     shown: list[bool] = []
     digests: list[bytes] = []
     truncated = False
-    with open_container(source) as container:
-        stream = video_stream(container)
-        info = _describe(container, stream)
-        extradata = bytes(stream.codec_context.extradata or b"")
-        try:
-            for packet in container.demux(stream):
-                if packet.size == 0:
-                    continue
-                stamp = packet.pts if packet.pts is not None else packet.dts
-                pts.append(stamp)
-                ends.append((stamp or 0) + (packet.duration or 0))
-                keyframe.append(packet.is_keyframe)
-                shown.append(not packet.is_discard)
-                digests.append(hashlib.blake2b(packet, digest_size=_DIGEST_BYTES).digest())
-        except av.error.FFmpegError:
-            truncated = True  # what came until here is still a video
+    stream = video_stream(container)
+    info = _describe(container, stream)
+    extradata = bytes(stream.codec_context.extradata or b"")
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            pts.append(stamp)
+            ends.append((stamp or 0) + (packet.duration or 0))
+            keyframe.append(packet.is_keyframe)
+            shown.append(not packet.is_discard)
+            digests.append(hashlib.blake2b(packet, digest_size=_DIGEST_BYTES).digest())
+    except av.error.FFmpegError:
+        truncated = True  # what came until here is still a video
     if not any(shown):
         raise CodecError("no_frames", "the video stream holds no frames")
     return _assemble(info, pts, ends, keyframe, shown, digests, extradata, truncated)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 import av
+import av.container
 import av.error
 import numpy as np
 import numpy.typing as npt
@@ -22,31 +23,42 @@ class FrameReader:
     """One open container and its decoder; a context manager.
 
     Args:
-        source: the path or bytes that `index` was read from.
+        source: the path or bytes.
+        container: the same, open, wherever it stands; closed with the reader.
         index: its packets.
         vectors: export motion vectors with each frame.
         threads: decoder threads (slices); 1 leaves parallelism to the caller.
     """
 
-    def __init__(self, source: Source, index: PacketIndex, *, vectors: bool, threads: int = 1) -> None:
-        self._index = index
-        self._container = open_container(source)
-        stream = self._container.streams[index.info.stream]
+    def __init__(
+        self,
+        source: Source,
+        container: av.container.InputContainer,
+        index: PacketIndex,
+        *,
+        vectors: bool,
+        threads: int = 1,
+    ) -> None:
+        self._source, self._index = source, index
+        self._vectors, self._threads = vectors, threads
+        self._pushed = vectors and index.info.codec != "h264"
+        self._by_pts: dict[int, int] | None = None
+        self.errors = 0
+        self._attach(container)
+        self._next: int | None = None  # the packet that the demuxer will give next; None is unknown
+
+    def _attach(self, container: av.container.InputContainer) -> None:
+        stream = container.streams[self._index.info.stream]
         assert isinstance(stream, av.VideoStream)
-        self._stream = stream
-        context = self._stream.codec_context
+        context = stream.codec_context
         # Slices, never frames: with frame threads FFmpeg exports wrong vectors for B-frames.
         context.thread_type = "SLICE"
-        context.thread_count = threads
-        if vectors:
+        context.thread_count = self._threads
+        if self._vectors:
             context.flags2 |= Flags2.export_mvs
-        self._context = context
-        self._demux = self._container.demux(self._stream)
-        self._next = 0
-        self._by_pts: dict[int, int] | None = None
-        self._pushed = vectors and index.info.codec != "h264"
+        self._container, self._stream, self._context = container, stream, context
+        self._demux = container.demux(stream)
         self._used = False
-        self.errors = 0
 
     def __enter__(self) -> FrameReader:
         return self
@@ -96,14 +108,14 @@ class FrameReader:
             self.errors += 1
 
     def _packets(self, first: int, last: int) -> Iterator[tuple[int, Packet[av.VideoStream]]]:
-        if not self._next <= first <= self._next + _READ_ON_PACKETS:
-            self._seek(first)
+        if self._next is None or not self._next <= first <= self._next + _READ_ON_PACKETS:
+            self._next = self._seek(first)
         try:
             for packet in self._demux:
                 if packet.size == 0:
                     continue
                 number = self._next
-                self._next += 1
+                self._next = number + 1
                 if number >= first:
                     yield number, packet
                 if number >= last:
@@ -111,45 +123,35 @@ class FrameReader:
         except av.error.FFmpegError:
             self.errors += 1
 
-    def _seek(self, packet: int) -> None:
-        """Stand at or before `packet`, by timestamp; formats that cannot are read from their start."""
+    def _seek(self, packet: int) -> int:
+        """Stand at or before `packet` and return where; formats that cannot tell are read from their start."""
         if not self._index.synthetic:
             # Transport streams land late, so aim earlier until the landing place is early enough.
             second = round(1 / self._index.info.time_base)
             for back in (0, second, 10 * second):
                 landed = self._seek_to(int(self._index.pts[packet]) - back)
                 if landed is not None and landed <= packet:
-                    return
-        self._reopen()
+                    return landed
+        self._container.close()
+        self._attach(open_container(self._source))
+        return 0
 
     def _seek_to(self, pts: int) -> int | None:
         """Seek and return the position of the packet that comes next, or None if it cannot be told."""
         try:
             self._container.seek(pts, stream=self._stream, backward=True)
-            self._demux = self._container.demux(self._stream)
-            packet = next((packet for packet in self._demux if packet.size), None)
-        except av.error.FFmpegError:
-            return None
-        if packet is None:
-            return None
-        if self._by_pts is None:
-            values, counts = np.unique(self._index.pts, return_counts=True)
-            unique = set(values[counts == 1].tolist())
-            self._by_pts = {value: i for i, value in enumerate(self._index.pts.tolist()) if value in unique}
-        stamp = packet.pts if packet.pts is not None else packet.dts
-        landed = None if stamp is None else self._by_pts.get(stamp)
-        if landed is None:
-            return None
-        # The packet that told the place is used up: go back to it by starting the demuxer there again.
-        try:
+            packet = next((packet for packet in self._container.demux(self._stream) if packet.size), None)
+            # The packet that told the place is used up: go back to it.
             self._container.seek(pts, stream=self._stream, backward=True)
         except av.error.FFmpegError:
             return None
         self._demux = self._container.demux(self._stream)
-        self._next = landed
-        return landed
+        stamp = None if packet is None else packet.pts if packet.pts is not None else packet.dts
+        return None if stamp is None else self._positions().get(stamp)
 
-    def _reopen(self) -> None:
-        self._container.seek(0, backward=True, any_frame=False)
-        self._demux = self._container.demux(self._stream)
-        self._next = 0
+    def _positions(self) -> dict[int, int]:
+        """Packet by timestamp, without timestamps that occur twice."""
+        if self._by_pts is None:
+            values, first, counts = np.unique(self._index.pts, return_index=True, return_counts=True)
+            self._by_pts = dict(zip(values[counts == 1].tolist(), first[counts == 1].tolist(), strict=True))
+        return self._by_pts

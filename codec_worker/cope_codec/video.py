@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from av.container import InputContainer
+
+from cope_codec.errors import CodecError
 from cope_codec.extract import extract
-from cope_codec.index import PacketIndex, Source, StreamInfo, read_index
+from cope_codec.index import PacketIndex, Source, StreamInfo, open_container, read_index
 from cope_codec.options import VideoOptions
 from cope_codec.plan import GopPlan, VideoPlan, make_plan
-from cope_codec.primitives import GopPrimitives
+from cope_codec.primitives import CELL_PX, GopPrimitives
 
 MODEL_SIDE = 384  # SigLIP so400m-patch14-384, the vision encoder of LLaVA-Video
 
@@ -29,6 +32,8 @@ class Video:
     source: Source
     index: PacketIndex
     plan: VideoPlan
+    # The container that the index was read from, until the first extraction takes it over.
+    _opened: list[InputContainer] = field(default_factory=list, repr=False)
 
     @property
     def info(self) -> StreamInfo:
@@ -47,9 +52,16 @@ class Video:
 
         Raises:
             CodecError: `undecodable_video` when no frame can be decoded.
+            ValueError: `side` is not a positive multiple of 4.
         """
+        if side < CELL_PX or side % CELL_PX:
+            raise ValueError(f"side must be a positive multiple of {CELL_PX}, not {side}")
+        try:
+            container = self._opened.pop()  # one step: two threads never get the same one
+        except IndexError:
+            container = open_container(self.source)
         chosen = self.plan.gops if only is None else only
-        return extract(self.source, self.index, self.plan, side, chosen, threads=threads)
+        return extract(self.source, container, self.index, self.plan, side, chosen, threads=threads)
 
     def __iter__(self) -> Iterator[GopPrimitives]:
         return self.gops()
@@ -82,5 +94,10 @@ def open(source: Source, options: VideoOptions | None = None, **values: Any) -> 
         raise TypeError("give options or keywords, not both")
     if isinstance(source, str):
         source = Path(source)
-    index = read_index(source)
-    return Video(source, index, make_plan(index, options or VideoOptions.from_mapping(values)))
+    chosen = options or VideoOptions.from_mapping(values)
+    index, container = read_index(source)
+    try:
+        return Video(source, index, make_plan(index, chosen), [container])
+    except CodecError:
+        container.close()
+        raise
