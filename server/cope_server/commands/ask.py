@@ -39,7 +39,7 @@ def ask(url: str, model: str, video_url: str, question: str, options: dict[str, 
         stdout.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
     stdout.print()
     stdout.print()
-    stdout.print(report(answer))
+    stdout.print(report(answer), soft_wrap=True)
     return answer
 
 

@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE
+from rich.box import SIMPLE_HEAD
 from rich.progress import Progress
 from rich.table import Table
 
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _table(results: list[dict[str, Any]]) -> Table:
     table = Table(
-        box=SIMPLE, caption="medians of interleaved repetitions; extraction includes opening and indexing the file"
+        box=SIMPLE_HEAD, caption="medians of interleaved repetitions; extraction includes opening and indexing the file"
     )
     for heading in ("file", "codec", "size", "frames", "mode", "decode ms/frame", "extract ms/frame", "ratio"):
         table.add_column(heading, justify="left" if heading in ("file", "codec", "mode") else "right", overflow="fold")

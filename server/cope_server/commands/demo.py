@@ -41,9 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
             clip.write_bytes(samples.demo_clip())
         with _server(arguments.url.rstrip("/"), Path(folder)) as url:
             model = client.first_model(url)
-            stdout.print(
-                "clip      16 s, 640x360, H.264 with B-frames: a red disc crosses a wall under a moving camera"
-            )
+            stdout.print("clip      16 s of H.264: a red disc crosses a wall while the camera moves")
             stdout.print(f"question  {arguments.question}")
             stdout.print("answer    ", end="")
             ask(url, model, client.data_uri(clip), arguments.question, {}, 32)

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.progress import track
 from rich.table import Table
 
@@ -52,16 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         from cope_codec.plot import save_plot
 
-        info = video.info
-        save_plot(
-            kept, arguments.plot, f"{arguments.video.name}: {info.codec} {info.width}x{info.height}, {video.plan.mode}"
-        )
+        save_plot(kept, arguments.plot, _title(arguments.video.name, video))
     if arguments.json:
         stdout.print_json(json.dumps(_report(video, arguments.side, rows, elapsed_s)))
     else:
-        stdout.print(_table(str(arguments.video), video, rows, elapsed_s))
+        stdout.print(_title(str(arguments.video), video), soft_wrap=True)
+        stdout.print(_table(rows, elapsed_s))
         for written in filter(None, (arguments.out, arguments.plot)):
-            stdout.print(f"wrote {written}")
+            stdout.print(f"wrote {written}", soft_wrap=True)
     return 0
 
 
@@ -118,12 +117,8 @@ def _report(video: Video, side: int, rows: list[dict[str, Any]], elapsed_s: floa
     }
 
 
-def _table(name: str, video: Video, rows: list[dict[str, Any]], elapsed_s: float) -> Table:
-    info, plan = video.info, video.plan
-    title = f"{name}: {info.codec} {info.width}x{info.height}, {plan.seconds:.2f} s, {plan.mode}"
-    table = Table(
-        title=title, title_justify="left", caption=f"extracted in {elapsed_s * 1e3:.0f} ms; motion in model pixels"
-    )
+def _table(rows: list[dict[str, Any]], elapsed_s: float) -> Table:
+    table = Table(box=SIMPLE_HEAD, caption=f"extracted in {elapsed_s * 1e3:.0f} ms; motion in model pixels")
     for heading in ("GOP", "slots", "seconds", "vectors", "mean motion", "mean |residual|", "notes"):
         table.add_column(heading, justify="left" if heading in ("slots", "notes") else "right")
     for row in rows:

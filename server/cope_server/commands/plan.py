@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cope_server.account import video_account
@@ -34,15 +35,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         stdout.print_json(json.dumps(account))
     else:
-        stdout.print(_table(str(arguments.video), arguments.preset, video, account))
+        info = video.info
+        stdout.print(
+            f"{arguments.video}: {info.codec} {info.width}x{info.height}, {account['seconds']:.2f} s", soft_wrap=True
+        )
+        stdout.print(_table(arguments.preset, video, account))
     return 0
 
 
-def _table(name: str, preset: str, video: Any, account: dict[str, Any]) -> Table:
-    info, plan = video.info, video.plan
-    table = Table(
-        title=f"{name}: {info.codec} {info.width}x{info.height}, {account['seconds']:.2f} s", title_justify="left"
-    )
+def _table(preset: str, video: Any, account: dict[str, Any]) -> Table:
+    plan = video.plan
+    table = Table(box=SIMPLE_HEAD)
     for heading in ("", "slots", "tokens"):
         table.add_column(heading, justify="left" if not heading else "right")
     table.add_row("keyframes (I)", f"{account['i_frames']:,}", f"{account['i_tokens']:,}")
@@ -52,5 +55,5 @@ def _table(name: str, preset: str, video: Any, account: dict[str, Any]) -> Table
     table.add_row(label, f"{account['i_frames'] + account['p_frames']:,}", f"{account['video_tokens']:,}", style="bold")
     saved = 1 - account["video_tokens"] / account["dense_tokens"] if account["dense_tokens"] else 0.0
     table.add_row(f"dense, {plan.dense_frames} RGB frames", f"{plan.dense_frames}", f"{account['dense_tokens']:,}")
-    table.caption = f"tokens of preset {preset}; {saved:.0%} fewer than dense"
+    table.caption = f"tokens of preset {preset}" + (f"; {saved:.0%} fewer than dense" if saved > 0 else "")
     return table
