@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from cope_codec import samples
 from cope_codec.index import Source, open_container, video_stream
 from cope_codec.options import VideoOptions
@@ -35,6 +37,28 @@ def generated() -> Iterator[tuple[str, bytes]]:
     }
     for name, how in kinds.items():
         yield name, samples.encode(samples.scene(1280, 720, 10, pan_px_s=(-48.0, 20.0), zoom_s=1.02, noise=4), **how)
+
+
+def residual_ratio(data: bytes, mode: str, side: int = 384) -> float | None:
+    """How much of the change between slots the motion leaves to the residual.
+
+    Args:
+        data: the file's bytes.
+        mode: `native` or `transcode`.
+        side: S, side of the model's square input, pixels.
+
+    Returns:
+        Energy of the residuals over energy of the plain differences from slot to slot, over all P slots; lower is
+        better, 1 is what no motion at all would give. None where nothing changes or there are no P slots.
+    """
+    options = VideoOptions(mode=mode, max_gops=4096)  # type: ignore[arg-type]  # checked by VideoOptions
+    left = plain = 0
+    for gop in open_video(data, options).gops(side):
+        frames = gop.frames().astype(np.int32)
+        p_slots = np.flatnonzero(gop.layout)
+        left += int((gop.residual.astype(np.int64) ** 2).sum())
+        plain += sum(int(((frames[t] - frames[t - 1]).astype(np.int64) ** 2).sum()) for t in p_slots)
+    return round(left / plain, 4) if plain else None
 
 
 def time_file(

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from cope_codec.index import StreamInfo
 from cope_codec.plan import GopPlan, PlanMode
 from cope_codec.primitives import CELL_PX, I_SLOT, GopPrimitives
-from cope_codec.warp import residual_after_warp, to_sixteenths
+from cope_codec.warp import drop_unhelpful_motion, residual_after_warp, to_sixteenths
 
 _GREY = 128
 
@@ -115,7 +115,10 @@ class GopBuilder:
             self._motion[self._p] = _turn(motion, self._turns)
         width, height = self._motion_size[::-1] if self._turns % 2 else self._motion_size
         scaled = to_sixteenths(self._motion[self._p], self._side, width, height)
-        residual_after_warp(self._previous, picture, scaled, out=self._residual[self._p])
+        residual = residual_after_warp(self._previous, picture, scaled, out=self._residual[self._p])
+        if motion is not None:
+            drop_unhelpful_motion(self._previous, picture, scaled, residual)
+            self._motion[self._p][~scaled.any(axis=-1)] = 0
         self._vectors[self._p] = vectors
         self._previous = picture
         self._p += 1

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from av.codec.context import Flags2
 from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
+from av.video.frame import PictureType
 
 from cope_codec.index import Source, open_container, video_stream
 
@@ -91,7 +92,7 @@ def iter_vectors(source: Source) -> Iterator[FrameVectors]:
         stream.codec_context.flags2 |= Flags2.export_mvs
         stream.thread_type = "SLICE"  # frame threads export wrong vectors for B-frames
         for frame in container.decode(stream):
-            kind = av.video.frame.PictureType(frame.pict_type).name
+            kind = PictureType(frame.pict_type).name
             yield FrameVectors(frame.pts, kind, frame.width, frame.height, read_vectors(frame))
 
 
@@ -178,13 +179,19 @@ class MotionWindow:
         self.vectors = 0
 
     def add(self, frame: av.VideoFrame, *, usable: bool = True) -> None:
-        """Append the motion of one frame relative to the frame before it; intra blocks count as unmoved."""
+        """Append the motion of one frame relative to the frame before it.
+
+        Intra blocks of a P-frame count as unmoved. A whole I-frame says nothing about motion: what moved before it is
+        taken to move on.
+        """
         if self.count == len(self._fields):
             self._compose()
         field = self._fields[self.count]
         self.count += 1
         data = side_data(frame) if usable else None
-        if data is None:
+        if data is None and usable and self.count > 1 and frame.pict_type == PictureType.I:
+            field[:] = self._fields[self.count - 2]
+        elif data is None:
             field[:] = 0
         else:
             self.vectors += _rasterise(np.frombuffer(data, np.int16).reshape(-1, _WORDS), field)

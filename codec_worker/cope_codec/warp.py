@@ -76,6 +76,30 @@ def _warp_residual(previous, current, motion, residual):  # type: ignore[no-unty
                             out[3 * x + c] = np.int16(now[3 * x + c]) - np.int16((value + 128) >> 8)
 
 
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _unhelpful(previous, current, motion, residual):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Zero the motion, and mend the residual, of cells that differ less from where they are than from their source."""
+    for cy in range(motion.shape[0]):
+        for cx in range(motion.shape[1]):
+            if motion[cy, cx, 0] == 0 and motion[cy, cx, 1] == 0:
+                continue
+            to = cx * 12
+            moved = np.int32(0)
+            still = np.int32(0)
+            for y in range(cy * 4, cy * 4 + 4):
+                before, now, out = previous[y], current[y], residual[y]
+                for j in range(12):
+                    moved += abs(np.int32(out[to + j]))
+                    still += abs(np.int32(now[to + j]) - np.int32(before[to + j]))
+            if still < moved:
+                motion[cy, cx, 0] = 0
+                motion[cy, cx, 1] = 0
+                for y in range(cy * 4, cy * 4 + 4):
+                    before, now, out = previous[y], current[y], residual[y]
+                    for j in range(12):
+                        out[to + j] = np.int16(now[to + j]) - np.int16(before[to + j])
+
+
 def residual_after_warp(
     previous: npt.NDArray[np.uint8],
     current: npt.NDArray[np.uint8],
@@ -125,3 +149,23 @@ def warp(previous: npt.NDArray[np.uint8], motion: npt.NDArray[np.int16]) -> npt.
     """
     zero = np.zeros(previous.shape, np.uint8)
     return (-residual_after_warp(previous, zero, motion)).astype(np.uint8)
+
+
+def drop_unhelpful_motion(
+    previous: npt.NDArray[np.uint8],
+    current: npt.NDArray[np.uint8],
+    motion: npt.NDArray[np.int16],
+    residual: npt.NDArray[np.int16],
+) -> None:
+    """Forget vectors that explain a cell worse than no motion at all; Eq. 1 still holds afterwards.
+
+    An encoder chooses vectors to save bits. In flat or repetitive places, and where a vector refers to another picture
+    than the one before, following it leads away from the content.
+
+    Args:
+        previous, current: uint8 (S, S, 3), RGB.
+        motion: int16 (C, C, 2), sixteenths of a model pixel; changed in place.
+        residual: int16 (S, S, 3), contiguous, what `motion` leaves; changed in place.
+    """
+    rows = (len(current), 3 * len(current))
+    _unhelpful(previous.reshape(rows), current.reshape(rows), motion, residual.reshape(rows))

@@ -29,6 +29,8 @@ def record(x: int, y: int, w: int, h: int, motion: tuple[int, int], scale: int =
 class Frame:
     """Enough of a decoded frame for a window: its vectors."""
 
+    pict_type = 2  # P
+
     def __init__(self, *records: tuple) -> None:
         self.records = np.array(list(records), MOTION_VECTOR)
 
@@ -94,6 +96,13 @@ def test_many_fields_are_composed_without_losing_the_way(monkeypatch: pytest.Mon
     # Where the way back does not lead out of the picture: at its border, composing is as coarse as its blocks.
     np.testing.assert_array_equal(short.fuse()[:, 6:], long.fuse()[:, 6:])
     assert long.fuse()[5, 12].tolist() == [-40, 0]
+
+
+def test_an_i_frame_within_a_window_does_not_stop_the_motion() -> None:
+    data = clip(6, pan=(32.0, 0.0), disc=False, fps=16, gop=10, b_frames=0)
+    gop = next(iter(cope_codec.open(data, mode="native")))
+    measured = np.median(gop.motion[:, 24:72, 24:72].reshape(5, -1, 2), axis=1) / 4
+    np.testing.assert_allclose(measured, [(-32, 0)] * 5, atol=1.5)
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4", "mpeg2video"])

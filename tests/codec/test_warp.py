@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cope_codec import residual_after_warp, warp
-from cope_codec.warp import to_sixteenths
+from cope_codec.warp import drop_unhelpful_motion, to_sixteenths
 
 
 def definition(previous: np.ndarray, motion: np.ndarray) -> np.ndarray:
@@ -71,6 +71,21 @@ def test_motion_points_to_where_the_content_was() -> None:
 def test_scaling_rounds_to_nearest(quarters: int, side: int, width: int, sixteenths: int) -> None:
     motion = np.array([quarters, 0], np.int16)
     assert to_sixteenths(motion, side, width, 100)[0] == sixteenths
+
+
+def test_vectors_that_do_not_help_are_dropped_and_the_sum_stays_exact() -> None:
+    random = np.random.default_rng(3)
+    previous = random.integers(0, 256, (16, 16, 3), np.uint8)
+    current = previous.copy()
+    current[0:4, 4:8] = previous[0:4, 0:4]  # this cell came from its left neighbour; nothing else moved
+    motion = np.full((4, 4, 2), (-4 * 16, 0), np.int16)
+    residual = residual_after_warp(previous, current, motion)
+    drop_unhelpful_motion(previous, current, motion, residual)
+    expected = np.zeros((4, 4, 2), np.int16)
+    expected[0, 1] = (-64, 0)
+    np.testing.assert_array_equal(motion, expected)
+    np.testing.assert_array_equal(warp(previous, motion) + residual, current)
+    assert not residual.any()
 
 
 def test_scaled_motion_stays_within_the_picture() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     codec.add_argument("--repeats", type=int, default=7, help="interleaved repetitions (default 7)")
     codec.add_argument("--mode", default="auto", help="native, transcode or auto (default)")
     codec.add_argument("--side", type=int, default=384, help="side of the model's square input, pixels (default 384)")
+    codec.add_argument("--quality", action="store_true", help="residual energy over frame-difference energy instead")
     codec.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -32,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from cope_codec.bench import generated, time_file
 
+    if arguments.quality:
+        return _quality(arguments)
     if arguments.repeats < 1:
         raise ValueError(f"--repeats must be at least 1, not {arguments.repeats}")
     results: list[dict[str, Any]] = []
@@ -62,6 +66,38 @@ def run(arguments: argparse.Namespace) -> int:
         stdout.print_json(json.dumps(report))
     else:
         stdout.print(_table(results))
+    return 0
+
+
+def _quality(arguments: argparse.Namespace) -> int:
+    """Print how much the motion of each mode explains, per file and as geometric means."""
+    from cope_codec import open as open_video
+    from cope_codec.bench import generated, residual_ratio
+
+    sources = [(file.name, file.read_bytes()) for file in arguments.files] or list(generated())
+    rows: list[dict[str, Any]] = []
+    with Progress(console=stderr, transient=True) as progress:
+        for name, data in progress.track(sources, description="measuring"):
+            info = open_video(data).info
+            for mode in ("native", "transcode"):
+                ratio = residual_ratio(data, mode, arguments.side) if mode != "native" or info.has_vectors else None
+                rows.append({"file": name, "codec": info.codec, "mode": mode, "residual_ratio": ratio})
+    means = {}
+    for mode in ("native", "transcode"):
+        ratios = [row["residual_ratio"] for row in rows if row["mode"] == mode and row["residual_ratio"]]
+        means[mode] = round(statistics.geometric_mean(ratios), 4) if ratios else None
+    if arguments.json:
+        stdout.print_json(json.dumps({"side": arguments.side, "files": rows, "geometric_mean": means}))
+        return 0
+    table = Table(box=SIMPLE_HEAD, caption="residual energy / energy of plain differences; lower is better")
+    for heading in ("file", "codec", "mode", "residual ratio"):
+        table.add_column(heading, justify="right" if heading == "residual ratio" else "left", overflow="fold")
+    for row in rows:
+        ratio = row["residual_ratio"]
+        table.add_row(row["file"], row["codec"], row["mode"], "-" if ratio is None else f"{ratio:.3f}")
+    for mode, mean in means.items():
+        table.add_row("geometric mean", "", mode, "-" if mean is None else f"{mean:.3f}", style="bold")
+    stdout.print(table)
     return 0
 
 
