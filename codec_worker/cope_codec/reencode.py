@@ -61,7 +61,9 @@ class Reencoder:
         Returns:
             The re-encoded frame, carrying vectors relative to the frame pushed before.
         """
-        picture = self._reformatter.reformat(frame, self._side, self._side, "yuv420p", threads=1)
+        picture = self._reformatter.reformat(
+            frame, self._side, self._side, "yuv420p", interpolation="BILINEAR", threads=1
+        )
         picture.pts = self._count
         picture.time_base = Fraction(1, RATE)
         picture.pict_type = 0  # else the encoder would copy the source's I-frames
