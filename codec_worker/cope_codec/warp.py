@@ -8,7 +8,16 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-_SUBPEL = 16  # a displacement counts sixteenths of a model pixel
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _scale(motion, side, width, height, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """floor(motion * 4 * side / size + 1/2), within the picture."""
+    limit = 16 * side
+    for i in range(motion.shape[0]):
+        x = (8 * np.int64(motion[i, 0]) * side + width) // (2 * width)
+        y = (8 * np.int64(motion[i, 1]) * side + height) // (2 * height)
+        out[i, 0] = min(max(x, -limit), limit)
+        out[i, 1] = min(max(y, -limit), limit)
 
 
 def to_sixteenths(
@@ -24,10 +33,9 @@ def to_sixteenths(
     Returns:
         int16 (..., 2), (x, y), sixteenths of a model pixel, within +-16 S.
     """
-    size = np.array([motion_width, motion_height], np.int64)
-    wide = motion.astype(np.int64)
-    scaled = (2 * wide * (_SUBPEL // 4) * side + size) // (2 * size)
-    return np.clip(scaled, -_SUBPEL * side, _SUBPEL * side).astype(np.int16)
+    out = np.empty(motion.shape, np.int16)
+    _scale(np.ascontiguousarray(motion).reshape(-1, 2), side, motion_width, motion_height, out.reshape(-1, 2))
+    return out
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
