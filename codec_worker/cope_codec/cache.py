@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from cope_codec.extract import primitives_key
 from cope_codec.primitives import GopPrimitives
-from cope_codec.video import Video
+from cope_codec.video import Video, undecodable
 
 DEFAULT_BYTES = 512 * 1024 * 1024
 
@@ -74,6 +74,10 @@ def extract(video: Video, side: int, cache: PrimitivesCache | None = None) -> li
     lacking = [gop for gop in video.plan.gops if found[gop.index] is None]
     if lacking:
         for gop in video.gops(side, only=lacking):
-            store.put(gop)
+            if not gop.undecoded:
+                store.put(gop)
             found[gop.index] = gop
-    return [gop for gop in found.values() if gop is not None]
+    gops = [gop for gop in found.values() if gop is not None]
+    if all(gop.undecoded for gop in gops):
+        raise undecodable()
+    return gops

@@ -13,7 +13,6 @@ from av.video.reformatter import VideoReformatter
 
 from cope_codec import reencode
 from cope_codec.builder import GopBuilder
-from cope_codec.errors import CodecError
 from cope_codec.index import PacketIndex, Source
 from cope_codec.motion import MotionWindow
 from cope_codec.plan import GopPlan, VideoPlan
@@ -50,22 +49,11 @@ def extract(
         side: S, side of the model's square input, a multiple of 4, pixels.
         gops: which GOPs of `plan`, in time order.
         threads: decoder threads.
-
-    Raises:
-        CodecError: `undecodable_video` when not one frame of all these GOPs can be decoded.
     """
-    slots = missing = 0
     with FrameReader(source, container, index, vectors=plan.mode == "native", threads=threads) as reader:
         extractor = _Extractor(reader, index, plan, side)
         for run in _runs(gops):
-            for primitives in extractor.run(run):
-                slots += len(primitives.layout)
-                missing += primitives.missing
-                if missing == slots and primitives.key == primitives_key(gops[-1], side):
-                    break  # the last GOP, and nothing has been decoded: an error, not a grey picture
-                yield primitives
-    if slots and missing == slots:
-        raise CodecError("undecodable_video", "the video stream cannot be decoded: not one of its frames is readable")
+            yield from extractor.run(run)
 
 
 def _runs(gops: Sequence[GopPlan]) -> Iterator[list[GopPlan]]:

@@ -24,6 +24,12 @@ Source = str | Path | bytes
 # The probe decodes a frame, so a forged header of 16000 x 16000 costs 600 MB before any check of ours could run.
 MAX_PIXELS = 8192 * 8192
 _DIGEST_BYTES = 16
+# Containers that hold their video themselves. FFmpeg knows others that name files or addresses to read (concat, SDP,
+# HLS, DASH, image sequences): an upload in such a format would read the server's files or make it wait for a network.
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,h263,obu,av1,ivf,flv,live_flv,"
+    "asf,ogg,mjpeg,gif,mxf,rm,wtv,nut,dv"
+)
 # Codecs whose decoders export motion vectors that the native mode can use, by FFmpeg's decoder name.
 NATIVE_CODECS = frozenset(
     {"h264", "mpeg4", "mpeg1video", "mpeg2video", "h263", "flv", "msmpeg4", "msmpeg4v1", "msmpeg4v2", "wmv1", "wmv2"}
@@ -117,8 +123,13 @@ def open_container(source: Source) -> av.container.InputContainer:
             if not file.read(1):
                 raise CodecError("invalid_video", "the video is empty (0 bytes)")
     target = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+    options = {
+        "max_pixels": str(MAX_PIXELS),
+        "format_whitelist": _FORMATS,
+        "protocol_whitelist": "" if isinstance(source, bytes) else "file",
+    }
     try:
-        return av.open(target, "r", options={"max_pixels": str(MAX_PIXELS)})
+        return av.open(target, "r", options=options)
     except av.error.FFmpegError as error:
         raise CodecError("invalid_video", f"not a readable video: {_reason(error)}") from error
     except UnicodeDecodeError as error:  # PyAV decodes some metadata strictly while it opens

@@ -89,6 +89,11 @@ class GopPrimitives:
             raise ValueError("motion needs the size of the picture that it counts pixels of")
 
     @property
+    def undecoded(self) -> bool:
+        """Not one slot could be decoded: the pictures are grey and mean nothing."""
+        return self.missing == len(self.layout)
+
+    @property
     def model_side(self) -> int:
         """S, the side of the model's square input, pixels."""
         return int(self.keyframes.shape[1])

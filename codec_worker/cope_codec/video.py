@@ -16,6 +16,7 @@ from cope_codec.options import VideoOptions
 from cope_codec.plan import GopPlan, VideoPlan, make_plan
 from cope_codec.primitives import CELL_PX, GopPrimitives
 
+MAX_SIDE = 2048  # a GOP's residuals would take 170 MB
 MODEL_SIDE = 384  # SigLIP so400m-patch14-384, the vision encoder of LLaVA-Video
 
 
@@ -51,17 +52,18 @@ class Video:
             threads: decoder threads.
 
         Raises:
-            CodecError: `undecodable_video` when no frame can be decoded.
-            ValueError: `side` is not a positive multiple of 4.
+            CodecError: `undecodable_video` at the end of a whole video of which no frame could be decoded.
+            ValueError: `side` is not a multiple of 4 within 4..2048.
         """
-        if side < CELL_PX or side % CELL_PX:
-            raise ValueError(f"side must be a positive multiple of {CELL_PX}, not {side}")
+        if not CELL_PX <= side <= MAX_SIDE or side % CELL_PX:
+            raise ValueError(f"side must be a multiple of {CELL_PX} from {CELL_PX} to {MAX_SIDE}, not {side}")
         try:
             container = self._opened.pop()  # one step: two threads never get the same one
         except IndexError:
             container = open_container(self.source)
         chosen = self.plan.gops if only is None else only
-        return extract(self.source, container, self.index, self.plan, side, chosen, threads=threads)
+        gops = extract(self.source, container, self.index, self.plan, side, chosen, threads=threads)
+        return gops if only is not None else _some_decoded(gops)
 
     def __iter__(self) -> Iterator[GopPrimitives]:
         return self.gops()
@@ -73,6 +75,20 @@ class Video:
             f"Video({source}, {self.info.codec} {self.info.width}x{self.info.height}, {plan.seconds:.2f} s, "
             f"{plan.mode}, {len(plan.gops)} GOPs, {plan.i_frames} I + {plan.p_frames} P)"
         )
+
+
+def _some_decoded(gops: Iterator[GopPrimitives]) -> Iterator[GopPrimitives]:
+    nothing = True
+    for gop in gops:
+        nothing &= gop.undecoded
+        yield gop
+    if nothing:
+        raise undecodable()
+
+
+def undecodable() -> CodecError:
+    """The error for a video whose GOPs are all `undecoded`."""
+    return CodecError("undecodable_video", "the video stream cannot be decoded: not one of its frames is readable")
 
 
 def open(source: Source, options: VideoOptions | None = None, **values: Any) -> Video:

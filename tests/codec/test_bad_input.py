@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
-from clips import broken_clips
+from clips import broken_clips, clip
 
 import cope_codec
 from cope_codec import CodecError
@@ -29,6 +30,31 @@ def test_what_is_no_video_is_refused_with_a_code(name: str, as_file: bool, tmp_p
         cope_codec.open(source)
     assert caught.value.code == EXPECTED[name]
     assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile {path}\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\n{path}\n#EXT-X-ENDLIST\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+        "m=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    ],
+    ids=["concat", "hls", "sdp"],
+)
+@pytest.mark.parametrize("as_file", [False, True])
+def test_formats_that_lead_elsewhere_are_refused_at_once(text: str, as_file: bool, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.mp4"
+    secret.write_bytes(clip(2))
+    source: bytes | Path = text.format(path=secret).encode()
+    if as_file:
+        (tmp_path / "upload").write_bytes(source)
+        source = tmp_path / "upload"
+    started = time.perf_counter()
+    with pytest.raises(CodecError) as caught:
+        cope_codec.open(source)
+    assert caught.value.code == "invalid_video"
+    assert time.perf_counter() - started < 2
 
 
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:

@@ -46,6 +46,31 @@ def test_memory_is_bounded_and_the_oldest_goes_first() -> None:
     assert store.nbytes <= store.max_bytes
 
 
+def zeroed(data: bytes, first: float, last: float) -> bytes:
+    """An mp4 with a part of its packets blanked."""
+    begin, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    low, high = (begin + round(share * (end - begin)) for share in (first, last))
+    return data[:low] + bytes(high - low) + data[high:]
+
+
+def test_the_cache_does_not_change_what_a_damaged_video_gives() -> None:
+    data = zeroed(clip(12, gop=60), 0.6, 1.0)
+    video = cope_codec.open(data, gop_slots=4)
+    cold = [gop.missing for gop in cache.extract(video, 128, cache.PrimitivesCache())]
+    assert cold[0] == 0 and cold[-1] == 4
+    store = cache.PrimitivesCache()
+    for _ in range(2):
+        assert [gop.missing for gop in cache.extract(cope_codec.open(data, gop_slots=4), 128, store)] == cold
+
+
+def test_grey_pictures_are_not_kept() -> None:
+    store = cache.PrimitivesCache()
+    for _ in range(2):
+        with pytest.raises(cope_codec.CodecError, match="cannot be decoded"):
+            cache.extract(cope_codec.open(zeroed(clip(4), 0.0, 1.0)), 128, store)
+    assert len(store) == 0
+
+
 def test_what_is_too_large_is_not_kept() -> None:
     (gop,) = cope_codec.open(clip(4)).gops(128)
     store = cache.PrimitivesCache(max_bytes=1000)

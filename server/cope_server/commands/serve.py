@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="cope serve", description=__doc__))
     given = parser.parse_args(words)
-    model = _model_directory(given)
+    model = model_directory(given.model_tag or (given.model if given.model != parser.get_default("model") else None))
     args = parser.parse_args([*defaults(model), *words])
     args.model_tag = args.model = str(model) if model else args.model_tag or args.model
     args.subparser = "serve"
@@ -53,6 +53,9 @@ def set_environment() -> None:
     if on_cpu():
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; the tiny model needs far less
+        # vLLM compiles its log-probability code even with --enforce-eager: 12 s within the first request that asks for
+        # them, and the end of the engine on a machine without a C++ compiler.
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
         # vLLM's launcher would otherwise give every process one thread.
         os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
@@ -68,9 +71,8 @@ def on_cpu() -> bool:
     return True
 
 
-def _model_directory(given: argparse.Namespace) -> Path | None:
+def model_directory(name: str | None) -> Path | None:
     """The bundled model if none is named; a local folder if the name is one; else None, for vLLM to resolve."""
-    name = given.model_tag
     if name is None:
         from cope_model.tiny import ensure_tiny
 
