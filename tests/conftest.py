@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from requirements import require
 
-ROOT = Path(__file__).resolve().parent.parent
-VIDEOS = Path(os.environ.get("COPE_TEST_VIDEOS", ROOT.parent / "shared" / "videos"))
+VIDEOS = os.environ.get("COPE_TEST_VIDEOS")
 
 
 @pytest.fixture(scope="session")
 def videos() -> Path:
     """Folder of real clips (`COPE_TEST_VIDEOS`)."""
-    require("VIDEOS", VIDEOS.is_dir(), f"there are no real videos in {VIDEOS} (set COPE_TEST_VIDEOS)")
-    return VIDEOS
+    folder = Path(VIDEOS) if VIDEOS else None
+    require("VIDEOS", folder is not None and folder.is_dir(), "COPE_TEST_VIDEOS names no folder of real videos")
+    assert folder is not None
+    return folder

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cope_codec.warp import to_sixteenths, warp
 
-CELL_PX = 4  # side of a motion cell in model pixels; finer costs time, coarser costs fidelity (docs/measurements.md)
+CELL_PX = 4  # side of a motion cell, model pixels; the kernels of `warp` are written for it
 I_SLOT, P_SLOT = 0, 1
 
 

@@ -9,10 +9,8 @@ from av.codec.context import Flags2
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import VideoReformatter
 
-# Paper, Sec. 3.1: 30 FPS, one I-frame in 240, no B-frames. The quantiser is not stated there: 5 was the best of the
-# trade-offs between vectors that follow motion and vectors that save bits (docs/measurements.md).
+# Paper, Sec. 3.1: 30 FPS, one I-frame in 240, no B-frames. The quantiser is not stated there (docs/measurements.md).
 RATE = 30
-GOP_FRAMES = 240
 _QUANTISER = 5
 # The model's input side, but not below this: 16-pixel macroblocks of a 128-pixel picture see almost no motion.
 MIN_SIDE = 384

@@ -1,15 +1,21 @@
-"""Which videos a request brought: noted where they are loaded, read where the request is answered."""
+"""What the videos of one request are and cost: planned where they are loaded, read where the request is answered."""
 
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cope_codec.plan import VideoPlan
+    from cope_model.presets import Geometry
+
+
+class ContextExceededError(ValueError):
+    """The videos of a request take more tokens than the model's context holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,28 +27,64 @@ class LoadedVideo:
         part: its place in the request, e.g. `messages[0].content[1].video_url`; None if the URL named none.
         fetch_s: seconds from the start of the fetch until its bytes were there and decoding began.
         extract_s: seconds for indexing and extraction.
+        missing_slots: slots whose own frame could not be decoded.
+        corrupt: the decoder reported damage.
     """
 
     plan: VideoPlan
     part: str | None
     fetch_s: float
     extract_s: float
+    missing_slots: int = 0
+    corrupt: bool = False
 
 
-# Set it to an empty list before a request's media are loaded. vLLM loads them in tasks of their own, whose contexts are
-# copies, so the list is what they share.
-current: ContextVar[list[LoadedVideo] | None] = ContextVar("cope_videos", default=None)
+@dataclass(slots=True)
+class RequestVideos:
+    """The videos of one request, and what may still come.
+
+    Attributes:
+        geometry: tokens per slot of the model.
+        context_tokens: length of the model's context.
+        loaded: videos so far, in the order in which loading ended.
+    """
+
+    geometry: Geometry
+    context_tokens: int
+    loaded: list[LoadedVideo] = field(default_factory=list)
+    _planned: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def check(self, plan: VideoPlan) -> None:
+        """Count a video's tokens before any of its frames is decoded; called from vLLM's media threads.
+
+        Raises:
+            ContextExceededError: this video and those before it do not fit into the context.
+        """
+        tokens = self.geometry.tokens(plan.i_frames, plan.p_frames)
+        with self._lock:
+            self._planned += tokens
+            planned = self._planned
+        if planned >= self.context_tokens:
+            others = f" after {planned - tokens:,} of the videos before it" if planned > tokens else ""
+            raise ContextExceededError(
+                f"the video takes {tokens:,} tokens ({plan.i_frames} keyframes, {plan.p_frames} delta slots){others}, "
+                f"the model's context holds {self.context_tokens}; ask for fewer keyframes_per_gop, fewer max_gops or "
+                "frames, a lower fps or a shorter clip"
+            )
+
+    def in_order(self) -> list[LoadedVideo]:
+        """The videos as they stood in the request."""
+        return in_order(self.loaded)
 
 
-def record(video: LoadedVideo) -> None:
-    """Note a video, if anybody asked for it."""
-    videos = current.get()
-    if videos is not None:
-        videos.append(video)
+# Set before a request's media are loaded. vLLM loads them in tasks of their own, whose contexts are copies, so the
+# object is what they share.
+current: ContextVar[RequestVideos | None] = ContextVar("cope_videos", default=None)
 
 
 def in_order(videos: Iterable[LoadedVideo]) -> list[LoadedVideo]:
-    """The videos as they stood in the request; those without a part last. Loading ends in any order."""
+    """Videos sorted by their place in the request; those without a part last."""
 
     def position(video: LoadedVideo) -> tuple[bool, list[int]]:
         return video.part is None, [int(number) for number in re.findall(r"\d+", video.part or "")]

@@ -96,6 +96,8 @@ class _Part(MediaIO[Any]):  # type: ignore[misc]
             yield
         except CodecError as error:
             raise from_codec(error, self.part) from error
+        except account.ContextExceededError as error:
+            raise MediaError("context_exceeded", str(error), parameter=self.part) from None
         except VLLMValidationError as error:
             raise MediaError("invalid_media", str(error.args[0]), parameter=self.part) from error
         except (UnidentifiedImageError, OSError, ValueError) as error:
@@ -145,9 +147,12 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         except CodecError as error:
             raise from_codec(error, part_of(url) or fallback) from None
         part = _Part(media_io, named or fallback)
-        if part.is_video and len(plain) != len(url):
+        if part.is_video:
             # vLLM makes one MediaIO per part, so its arguments are this part's own.
-            media_io.kwargs = {**media_io.kwargs, "options": options}
+            request = account.current.get()
+            given = {"options": options} if len(plain) != len(url) else {}
+            check = {"check": request.check} if request is not None else {}
+            media_io.kwargs = {**media_io.kwargs, **given, **check}
         return plain, part
 
     def _load_file_url(self, url_spec: Url, media_io: Any) -> Any:
@@ -215,6 +220,17 @@ def _words(error: Exception) -> str:
 def _note(media: Any, part: _Part, start: float) -> None:
     """Tell the request's account about a video."""
     content = media.media[0] if isinstance(media, MediaWithBytes) and isinstance(media.media, tuple) else None
-    if isinstance(content, loader.VideoGops):
+    request = account.current.get()
+    if request is not None and isinstance(content, loader.VideoGops):
         fetched = part.decoding_since if part.decoding_since is not None else start
-        account.record(account.LoadedVideo(content.plan, part.part, max(fetched - start, 0.0), content.extract_s))
+        gops = content.gops or ()
+        request.loaded.append(
+            account.LoadedVideo(
+                plan=content.plan,
+                part=part.part,
+                fetch_s=max(fetched - start, 0.0),
+                extract_s=content.extract_s,
+                missing_slots=sum(gop.missing for gop in gops),
+                corrupt=any(gop.corrupt for gop in gops),
+            )
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,11 @@ def extract(video: Video, side: int) -> tuple[GopPrimitives, ...]:
 
 
 def load(
-    source: str | Path | bytes, *, side: int | None = None, options: VideoOptions | Mapping[str, Any] | None = None
+    source: str | Path | bytes,
+    *,
+    side: int | None = None,
+    options: VideoOptions | Mapping[str, Any] | None = None,
+    check: Callable[[VideoPlan], None] | None = None,
 ) -> VideoGops:
     """Index a video and, if the model's side is known, extract its primitives.
 
@@ -70,6 +74,7 @@ def load(
         source: path of a file, or the bytes of one.
         side: S, side of the model's square input, pixels.
         options: how to cut the video; None is the defaults.
+        check: called with the plan before anything is decoded; what it raises stops the loading.
 
     Raises:
         CodecError: the video or an option cannot be used.
@@ -81,6 +86,8 @@ def load(
     if isinstance(options, Mapping):
         options = VideoOptions.from_mapping(options)
     video = cope_codec.open(source, options)
+    if check is not None:
+        check(video.plan)
     gops = None if side is None else extract(video, side)
     return VideoGops(video, gops, time.perf_counter() - start)
 
@@ -122,6 +129,7 @@ def load_source(
     *,
     side: int | None = None,
     options: VideoOptions | Mapping[str, Any] | None = None,
+    check: Callable[[VideoPlan], None] | None = None,
     **defaults: Any,
 ) -> tuple[VideoGops, dict[str, Any]]:
     """`CoPEVideoLoader.load_bytes` for paths too."""
@@ -130,5 +138,5 @@ def load_source(
     if defaults:
         given = options.to_mapping() if isinstance(options, VideoOptions) else dict(options or {})
         options = VideoOptions.from_mapping({**defaults, **given})
-    loaded = load(source, side=side, options=options)
+    loaded = load(source, side=side, options=options, check=check)
     return loaded, {"video_backend": BACKEND, "total_num_frames": loaded.plan.frames, "duration": loaded.plan.seconds}

@@ -15,6 +15,8 @@ MediaErrorCode = Literal[
     "file_not_allowed",  # file:// without an allowed folder, or outside of it
     "file_not_found",  # file:// to something that cannot be read
     "invalid_media",  # the bytes are no image
+    "invalid_part",  # a message part without what it should hold
+    "context_exceeded",  # the videos of a request take more tokens than the model's context holds
 ]
 FetchErrorCode = Literal[
     "unreachable_url",  # nobody answers, or not in time, or with an error status

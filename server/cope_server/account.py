@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cope_codec import VideoPlan
+    from cope_model.account import LoadedVideo
+    from cope_model.presets import Geometry
 
 
-class Plan(Protocol):
-    """What is read of `cope_codec.VideoPlan`."""
-
-    @property
-    def seconds(self) -> float: ...  # noqa: D102
-    @property
-    def mode(self) -> str: ...  # noqa: D102
-    @property
-    def gops(self) -> Sequence[object]: ...  # noqa: D102
-    @property
-    def i_frames(self) -> int: ...  # noqa: D102
-    @property
-    def p_frames(self) -> int: ...  # noqa: D102
-    @property
-    def dense_frames(self) -> int: ...  # noqa: D102
-
-
-class TokenGeometry(Protocol):
-    """What is read of `cope_model.presets.Geometry`."""
-
-    @property
-    def i_tokens(self) -> int: ...  # noqa: D102
-    @property
-    def p_tokens(self) -> int: ...  # noqa: D102
-
-
-def video_account(plans: Sequence[Plan], geometry: TokenGeometry) -> dict[str, Any]:
-    """Sum up the videos of a request.
+def plan_account(plans: Sequence[VideoPlan], geometry: Geometry) -> dict[str, Any]:
+    """Sum up videos.
 
     Args:
         plans: one per video.
@@ -41,7 +20,7 @@ def video_account(plans: Sequence[Plan], geometry: TokenGeometry) -> dict[str, A
 
     Returns:
         seconds, gops, i_frames, p_frames, i_tokens, p_tokens, mode (`mixed` if the videos differ) and dense_tokens:
-        what LLaVA-Video's 64 uniformly sampled RGB frames of each video would have taken.
+        what LLaVA-Video's uniformly sampled RGB frames, at most 64 of each video, would have taken.
     """
     i_frames = sum(plan.i_frames for plan in plans)
     p_frames = sum(plan.p_frames for plan in plans)
@@ -55,4 +34,18 @@ def video_account(plans: Sequence[Plan], geometry: TokenGeometry) -> dict[str, A
         "p_tokens": p_frames * geometry.p_tokens,
         "mode": modes.pop() if len(modes) == 1 else "mixed",
         "dense_tokens": sum(plan.dense_frames for plan in plans) * geometry.i_tokens,
+    }
+
+
+def video_account(videos: Sequence[LoadedVideo], geometry: Geometry) -> dict[str, Any]:
+    """`plan_account` of a request's videos, and how whole they were.
+
+    Returns:
+        The account, with missing_slots (slots whose own frame could not be decoded) and corrupt (the decoder reported
+        damage).
+    """
+    return {
+        **plan_account([video.plan for video in videos], geometry),
+        "missing_slots": sum(video.missing_slots for video in videos),
+        "corrupt": any(video.corrupt for video in videos),
     }

@@ -1,10 +1,10 @@
-"""`POST /v1/chat/completions`: vLLM's own handler, with video options in front and the token account behind."""
+"""vLLM's chat routes, with video options in front of its handlers and the token account behind them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cope_model import account
 from cope_server.account import video_account
@@ -21,43 +21,66 @@ _USAGE = b'"usage":{'
 
 
 def make_router() -> APIRouter:
-    """The chat route. vLLM is imported here and not above: the module is loaded to list plugins, too."""
+    """Routes that take messages. vLLM is imported here and not above: the module is loaded to list plugins, too."""
     from fastapi import APIRouter, Depends, Request
-    from pydantic import model_validator
-    from vllm.entrypoints.openai.chat_completion import api_router as vllm_chat
-    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from pydantic import BeforeValidator
+    from vllm.entrypoints.openai.chat_completion import api_router as chat
+    from vllm.entrypoints.openai.chat_completion.protocol import BatchChatCompletionRequest, ChatCompletionRequest
+    from vllm.entrypoints.scale_out.render import api_router as render
+    from vllm.entrypoints.serve.tokenize import api_router as tokenize
+    from vllm.entrypoints.serve.tokenize.protocol import TokenizeRequest
     from vllm.entrypoints.serve.utils.api_utils import validate_json_request
-    from vllm.exceptions import VLLMValidationError
-
-    class VideoChatCompletionRequest(ChatCompletionRequest):  # type: ignore[misc]
-        """A chat completion request whose `video_url` parts may carry video options."""
-
-        @model_validator(mode="before")
-        @classmethod
-        def _translate(cls, data: Any) -> Any:
-            try:
-                return translate_messages(data) if isinstance(data, dict) else data
-            except PartError as error:
-                raise VLLMValidationError(str(error), parameter=error.param) from error
 
     router = APIRouter()
 
-    # The annotations below are looked up at run time, in this function's scope.
-    async def create_chat_completion(request: Any, raw_request: Any) -> Any:
-        loaded: list[account.LoadedVideo] = []
-        account.current.set(loaded)
-        response = await vllm_chat.create_chat_completion(request, raw_request)
-        plans = [video.plan for video in account.in_order(loaded)]
+    async def answer(request: Any, raw_request: Any) -> Any:
+        videos = _begin(raw_request)
+        response = await chat.create_chat_completion(request, raw_request)
+        loaded = videos.in_order()
         clock = clock_of(raw_request.scope)
         if clock is not None:
-            clock.input = _kind(request, plans)
-        if plans and response.status_code == 200:
-            return _with_account(response, video_account(plans, raw_request.app.state.cope_geometry))
+            clock.input = _kind(request, [video.plan for video in loaded])
+        if loaded and response.status_code == 200:
+            return _with_account(response, video_account(loaded, videos.geometry))
         return response
 
-    create_chat_completion.__annotations__ = {"request": VideoChatCompletionRequest, "raw_request": Request}
-    router.post("/v1/chat/completions", dependencies=[Depends(validate_json_request)])(create_chat_completion)
+    def hand_over(handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        async def handed_over(request: Any, raw_request: Any) -> Any:
+            _begin(raw_request)
+            return await handler(request, raw_request)
+
+        return handed_over
+
+    routes: dict[str, tuple[Any, Callable[[Any, Any], Any]]] = {
+        "/v1/chat/completions": (ChatCompletionRequest, answer),
+        "/v1/chat/completions/batch": (BatchChatCompletionRequest, hand_over(chat.create_batch_chat_completion)),
+        "/v1/chat/completions/render": (ChatCompletionRequest, hand_over(render.render_chat_completion)),
+        "/tokenize": (TokenizeRequest, hand_over(tokenize.tokenize)),
+    }
+    for path, (model, endpoint) in routes.items():
+        # FastAPI reads a route's types from its annotations; ours differ from route to route.
+        body = Annotated[model, BeforeValidator(_translate)]  # type: ignore[valid-type]  # made at run time
+        endpoint.__annotations__ = {"request": body, "raw_request": Request}
+        endpoint.__name__ = path.strip("/").replace("/", "_")
+        router.post(path, dependencies=[Depends(validate_json_request)])(endpoint)
     return router
+
+
+def _translate(data: Any) -> Any:
+    from cope_model.media_errors import MediaError
+
+    try:
+        return translate_messages(data) if isinstance(data, dict) else data
+    except PartError as error:
+        raise MediaError(error.code, str(error), parameter=error.param) from error
+
+
+def _begin(raw_request: Any) -> account.RequestVideos:
+    """Start the account of a request: the connector checks and notes its videos there."""
+    state = raw_request.app.state
+    videos = account.RequestVideos(state.cope_geometry, state.cope_context_tokens)
+    account.current.set(videos)
+    return videos
 
 
 def _kind(request: Any, plans: Sequence[VideoPlan]) -> str:

@@ -22,8 +22,10 @@ class CoPEEndpoint:
         """Add the routes; the engine does not exist yet."""
         from cope_server.chat import make_router
         from cope_server.clocks import ClockMiddleware
+        from cope_server.errors import add_error_handlers
 
         app.add_middleware(ClockMiddleware)
+        add_error_handlers(app)
         app.include_router(make_router())
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
@@ -34,6 +36,7 @@ class CoPEEndpoint:
         if geometry is None:
             raise ValueError("the cope endpoint plugin serves cope_videolm models only")
         state.cope_geometry = geometry
+        state.cope_context_tokens = engine_client.model_config.max_model_len
         if os.environ.get("COPE_WARMUP", "1") != "0":
             await warm_up(state)
 

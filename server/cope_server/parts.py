@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from cope_codec.errors import CodecError
 from cope_codec.options import VideoOptions
@@ -11,21 +11,27 @@ from cope_model.url_options import attach, detach
 
 
 class PartError(ValueError):
-    """A message part that cannot be used; `param` is its path in the request."""
+    """A message part that cannot be used.
 
-    def __init__(self, message: str, param: str) -> None:
+    Attributes:
+        param: its path in the request.
+        code: `invalid_part` or `invalid_option`.
+    """
+
+    def __init__(self, code: Literal["invalid_part", "invalid_option"], message: str, param: str) -> None:
         super().__init__(message)
+        self.code: Literal["invalid_part", "invalid_option"] = code
         self.param = param
 
 
 def translate_messages(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Move the options of every `video_url` part into its URL, where the connector finds them.
+    """Move the options and the place of every media part into its URL, where the connector finds them.
 
     `{"type": "video_url", "video_url": {"url": U, "fps": 2}}` keeps its shape; vLLM only hands on the URL, so the
     options and the part's own path travel in its fragment.
 
     Args:
-        body: the JSON body of a chat completion request; not modified.
+        body: the JSON body of a request with `messages` (for batches, a list of them); not modified.
 
     Returns:
         The body with other messages.
@@ -40,6 +46,8 @@ def translate_messages(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _message(message: Any, path: str) -> Any:
+    if isinstance(message, list):  # a batch: one conversation of several
+        return [_message(entry, f"{path}[{i}]") for i, entry in enumerate(message)]
     content = message.get("content") if isinstance(message, Mapping) else None
     if not isinstance(content, list):
         return message
@@ -47,24 +55,33 @@ def _message(message: Any, path: str) -> Any:
 
 
 def _part(part: Any, path: str) -> Any:
-    # vLLM also takes parts without a type; what they hold tells.
-    if not isinstance(part, Mapping) or "video_url" not in part or part.get("type", "video_url") != "video_url":
+    if not isinstance(part, Mapping):
         return part
-    path = f"{path}.video_url"
-    video = part["video_url"]
-    if video is None and part.get("uuid"):
-        return part  # vLLM's way to name a video that was sent before
-    if isinstance(video, str):
-        video = {"url": video}
-    if not isinstance(video, Mapping) or not isinstance(video.get("url"), str):
-        raise PartError("a video_url part needs a url", f"{path}.url")
-    if not video["url"]:
-        raise PartError("the url is empty", f"{path}.url")
-    values = {name: value for name, value in video.items() if name != "url"}
+    # vLLM also takes parts without a type; what they hold tells.
+    for kind in ("video_url", "image_url"):
+        if part.get("type", kind) == kind and (kind in part or "type" in part):
+            return _media_part(part, kind, f"{path}.{kind}")
+    return part
+
+
+def _media_part(part: Mapping[str, Any], kind: str, path: str) -> Any:
+    media = part.get(kind)
+    if media is None and part.get("uuid"):
+        return part  # vLLM's way to name something that was sent before
+    if isinstance(media, str):
+        media = {"url": media}
+    if not isinstance(media, Mapping) or not isinstance(media.get("url"), str):
+        raise PartError("invalid_part", f"a {kind} part needs a url", f"{path}.url")
+    if not media["url"].strip():
+        raise PartError("invalid_part", "the url is empty", f"{path}.url")
+    if kind == "image_url":
+        url, rest = media["url"], {name: value for name, value in media.items() if name != "url"}
+        return {**part, "type": kind, kind: {"url": attach(url, {}, path), **rest}}
+    values = {name: value for name, value in media.items() if name != "url"}
     try:
         # A URL that already carries options (as with plain `vllm serve`) keeps them, unless the part says otherwise.
-        url, written, _ = detach(video["url"])
+        url, written, _ = detach(media["url"])
         options = VideoOptions.from_mapping({**written.to_mapping(), **values})
     except CodecError as error:
-        raise PartError(str(error), f"{path}.{error.param}") from error
-    return {**part, "type": "video_url", "video_url": {"url": attach(url, options.to_mapping(), path)}}
+        raise PartError("invalid_option", str(error), f"{path}.{error.param}") from error
+    return {**part, "type": kind, kind: {"url": attach(url, options.to_mapping(), path)}}

@@ -141,6 +141,8 @@ def test_what_is_no_video_is_a_400_that_names_the_part(
     url = {"data": data_uri(data), "http": f"{address}/broken", "file": f"file://{server.folder}/broken"}[way]
     error = refused(server, user(text("Look:"), video(url), QUESTION))
     assert error["param"] == "messages[0].content[1].video_url"
+    expected = {"zero bytes": "empty_media", "audio only": "no_video_stream"}.get(name, "invalid_video")
+    assert error["code"] == expected
     assert str(server.folder) not in error["message"]
     assert ask(server, user(video(clip(4)), QUESTION)).usage.completion_tokens > 0
 
@@ -153,26 +155,42 @@ def test_what_can_be_read_of_a_harmed_video_is_answered(server: Server, name: st
     assert account["i_tokens"] + account["p_tokens"] == planned_tokens(data)
 
 
+def test_damage_shows_in_the_account(server: Server) -> None:
+    data = bytearray(clip(12, gop=60))
+    begin, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    middle = (begin + end) // 2
+    data[middle:end] = bytes(end - middle)
+    account = ask(server, user(video(bytes(data)), QUESTION)).usage.model_extra["video"]
+    assert account["corrupt"] and account["missing_slots"] > 0
+    whole = ask(server, user(video(clip(12)), QUESTION)).usage.model_extra["video"]
+    assert not whole["corrupt"] and whole["missing_slots"] == 0
+
+
 @pytest.mark.parametrize(
-    ("part", "param"),
+    ("part", "param", "code"),
     [
-        (video("https://127.0.0.1:9/a.mp4", speed=2), "messages[0].content[0].video_url.speed"),
-        (video(b"x", fps=0), "messages[0].content[0].video_url.fps"),
-        (video(b"x", frames=8, keyframes_per_gop=2), "messages[0].content[0].video_url.keyframes_per_gop"),
-        (video(""), "messages[0].content[0].video_url.url"),
-        (video("data:video/mp4;base64,%%%"), "messages[0].content[0].video_url"),
-        (video("ftp://host/a.mp4"), "messages[0].content[0].video_url"),
-        (video("file:///etc/passwd"), "messages[0].content[0].video_url"),
-        (video("https://host/a.mp4#cope:fps=99"), "messages[0].content[0].video_url.fps"),
+        (video("https://127.0.0.1:9/a.mp4", speed=2), "video_url.speed", "invalid_option"),
+        (video(b"x", fps=0), "video_url.fps", "invalid_option"),
+        (video(b"x", frames=8, keyframes_per_gop=2), "video_url.keyframes_per_gop", "invalid_option"),
+        (video("https://host/a.mp4#cope:fps=99"), "video_url.fps", "invalid_option"),
+        (video(""), "video_url.url", "invalid_part"),
+        ({"type": "video_url"}, "video_url.url", "invalid_part"),
+        (video("data:video/mp4;base64,%%%"), "video_url", "invalid_data_uri"),
+        (video("ftp://host/a.mp4"), "video_url", "invalid_url"),
+        (video("file:///etc/passwd"), "video_url", "file_not_allowed"),
+        (video(b"ffconcat version 1.0\nfile README.md\n"), "video_url", "invalid_video"),
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}, "image_url", "invalid_media"),
     ],
 )
-def test_bad_parts_are_refused_by_name(server: Server, part: dict[str, Any], param: str) -> None:
-    assert refused(server, user(part, QUESTION))["param"] == param
+def test_bad_parts_are_refused_by_name_and_code(server: Server, part: dict[str, Any], param: str, code: str) -> None:
+    error = refused(server, user(part, QUESTION))
+    assert (error["param"], error["code"]) == (f"messages[0].content[0].{param}", code)
+    assert "parameter=" not in error["message"]
 
 
 def test_an_unreachable_url_is_a_422_without_internals(server: Server) -> None:
     error = refused(server, user(video("http://127.0.0.1:9/a.mp4"), QUESTION), status=422)
-    assert error["param"] == "messages[0].content[0].video_url"
+    assert (error["param"], error["code"]) == ("messages[0].content[0].video_url", "unreachable_url")
     assert "Traceback" not in error["message"]
 
 
@@ -180,6 +198,19 @@ def test_a_video_longer_than_the_context_is_refused(server: Server) -> None:
     data = clip(64, width=160, height=96, fps=5)
     error = refused(server, user(video(data, fps=5, keyframes_per_gop=8, mode="transcode"), QUESTION))
     assert "16384" in error["message"]
+    assert (error["param"], error["code"]) == ("messages[0].content[0].video_url", "context_exceeded")
+
+
+def test_options_count_wherever_messages_go(server: Server) -> None:
+    """`/tokenize` is where one looks up a price."""
+    data = clip(12)
+    messages = user(video(data, keyframes_per_gop=4), QUESTION)
+    body = {"model": MODEL, "messages": messages}
+    priced = httpx.post(f"{server.url}/tokenize", json=body, timeout=60).json()
+    assert priced["count"] == ask(server, messages).usage.prompt_tokens
+    body["messages"] = user(video(data, keyframes_per_gop=9), QUESTION)
+    refusal = httpx.post(f"{server.url}/tokenize", json=body, timeout=60)
+    assert (refusal.status_code, refusal.json()["error"]["code"]) == (400, "invalid_option")
 
 
 def refused(server: Server, messages: list[dict[str, Any]], status: int = 400) -> dict[str, Any]:
@@ -205,5 +236,7 @@ def test_the_clocks_are_on_metrics(server: Server) -> None:
     list(ask(server, messages, stream=True))
     ask(server, messages)
     assert (metric(server, ttft + label), metric(server, e2el + label)) == (before[0] + 1, before[1] + 2)
-    assert metric(server, 'cope_e2e_latency_seconds_count{input="dense"}') >= 0
+    dense = metric(server, 'cope_e2e_latency_seconds_count{input="dense"}')
+    ask(server, user(video(clip(4), frames=4), QUESTION))
+    assert metric(server, 'cope_e2e_latency_seconds_count{input="dense"}') == dense + 1
     assert metric(server, "vllm:time_to_first_token_seconds_count") > 0

@@ -23,6 +23,7 @@ from cope_codec.options import VideoOptions
 from cope_model import account, loader
 from cope_model.connector import CoPEConnector
 from cope_model.media_errors import MediaError, MediaFetchError
+from cope_model.presets import PRESETS
 from cope_model.url_options import attach
 
 PART = "messages[0].content[1].video_url"
@@ -264,8 +265,8 @@ def test_a_fault_of_our_own_is_not_blamed_on_the_client(monkeypatch: pytest.Monk
 
 
 def test_videos_are_noted_for_the_request_that_asked(host: str) -> None:
-    async def request() -> list[account.LoadedVideo]:
-        videos: list[account.LoadedVideo] = []
+    async def request() -> account.RequestVideos:
+        videos = account.RequestVideos(PRESETS["tiny"].geometry, 4096)
         account.current.set(videos)
         connector = make_connector()
         parts = [f"messages[0].content[{i}].video_url" for i in range(3)]
@@ -273,11 +274,23 @@ def test_videos_are_noted_for_the_request_that_asked(host: str) -> None:
         await asyncio.gather(*(asyncio.create_task(_load(connector, url, video_io())) for url in reversed(urls)))
         return videos
 
-    videos = account.in_order(asyncio.run(request()))
+    videos = asyncio.run(request()).in_order()
     assert [video.plan.i_frames for video in videos] == [1, 2, 3]
     assert [video.part for video in videos] == [f"messages[0].content[{i}].video_url" for i in range(3)]
     assert all(video.fetch_s > 0 and video.extract_s > 0 for video in videos)
     assert account.current.get() is None
+
+
+def test_what_exceeds_the_context_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "extract", lambda *_: pytest.fail("decoded"))
+
+    async def request() -> None:
+        account.current.set(account.RequestVideos(PRESETS["tiny"].geometry, context_tokens=72))
+        await _load(make_connector(), attach(data_uri(clip(3)), {}, PART), video_io(side=128))
+
+    with pytest.raises(MediaError, match="takes 92 tokens") as caught:
+        asyncio.run(request())
+    assert (caught.value.code, caught.value.parameter) == ("context_exceeded", PART)
 
 
 def test_registered_names() -> None:

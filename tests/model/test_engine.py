@@ -14,8 +14,6 @@ from PIL import Image
 from cope_codec import GopPrimitives
 from cope_model.reference import Generation, Reference
 
-pytestmark = pytest.mark.engine
-
 TOKENS = 16
 QUESTION = {"type": "text", "text": "What happens in the video?"}
 

@@ -7,14 +7,14 @@ from clips import clip
 
 import cope_codec
 from cope_model.presets import PRESETS
-from cope_server.account import video_account
+from cope_server.account import plan_account
 from cope_server.chat import add_to_event
 
 
 @pytest.mark.parametrize(("keyframes", "tokens"), [(1, 2240), (2, 3840), (4, 7040)])
 def test_a_64_second_clip_costs_what_the_paper_says(keyframes: int, tokens: int) -> None:
     plan = cope_codec.open(clip(64, width=160, height=96, fps=5), keyframes_per_gop=keyframes).plan
-    account = video_account([plan], PRESETS["7b"].geometry)
+    account = plan_account([plan], PRESETS["7b"].geometry)
     assert account["i_tokens"] + account["p_tokens"] == tokens
     assert account["dense_tokens"] == 13_440
     assert (account["seconds"], account["gops"], account["mode"]) == (64.0, 8, "native")
@@ -23,7 +23,7 @@ def test_a_64_second_clip_costs_what_the_paper_says(keyframes: int, tokens: int)
 def test_videos_add_up() -> None:
     one = cope_codec.open(clip(12)).plan
     two = cope_codec.open(clip(4), mode="transcode").plan
-    account = video_account([one, two], PRESETS["tiny"].geometry)
+    account = plan_account([one, two], PRESETS["tiny"].geometry)
     assert (account["seconds"], account["gops"], account["i_frames"], account["p_frames"]) == (16.0, 3, 3, 13)
     assert account["mode"] == "mixed"
 

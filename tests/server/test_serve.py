@@ -36,6 +36,13 @@ def test_only_the_cpu_build_gets_cpu_defaults(model: Path, monkeypatch: pytest.M
     assert "--block-size" not in serve.defaults(model)
 
 
+def test_a_model_is_found_however_it_is_named(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("cope_model.tiny.ensure_tiny", lambda: tmp_path)
+    assert serve.model_directory(str(model)) == model
+    assert serve.model_directory("lmms-lab/some-hub-name") is None
+    assert serve.model_directory(None) == tmp_path
+
+
 def test_plugins_are_added_to_what_the_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("VLLM_MEDIA_CONNECTOR", "VLLM_NO_USAGE_STATS", "VLLM_CPU_KVCACHE_SPACE", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "kept")

@@ -62,7 +62,8 @@ def report(answer: client.Answer) -> Table:
         table.add_row("text tokens", f"{text:,}", "")
         table.add_row("prompt", f"{prompt:,}", f"{video['seconds']:.1f} s of video in {video['gops']} GOPs")
         dense = video["dense_tokens"]
+        dense_frames = dense * video["i_frames"] // max(video["i_tokens"], 1)
         saved = 1 - (video["i_tokens"] + video["p_tokens"]) / dense if dense else 0.0
         note = f"would have been; {saved:.0%} fewer video tokens" if saved > 0 else ""
-        table.add_row("64 dense frames", f"{dense:,}", note)
+        table.add_row(f"{dense_frames} dense frames", f"{dense:,}", note)
     return table

@@ -10,7 +10,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cope_server.account import video_account
+from cope_server.account import plan_account
 from cope_server.commands.video_arguments import add_option_flags, given_options, stdout
 
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.preset not in PRESETS:
         raise ValueError(f"unknown preset {arguments.preset!r}; known are {', '.join(PRESETS)}")
     video = cope_codec.open(arguments.video, **given_options(arguments))
-    account = video_account([video.plan], PRESETS[arguments.preset].geometry)
+    account = plan_account([video.plan], PRESETS[arguments.preset].geometry)
     account["video_tokens"] = account["i_tokens"] + account["p_tokens"]
     if arguments.json:
         stdout.print_json(json.dumps(account))
@@ -55,5 +55,8 @@ def _table(preset: str, video: Any, account: dict[str, Any]) -> Table:
     table.add_row(label, f"{account['i_frames'] + account['p_frames']:,}", f"{account['video_tokens']:,}", style="bold")
     saved = 1 - account["video_tokens"] / account["dense_tokens"] if account["dense_tokens"] else 0.0
     table.add_row(f"dense, {plan.dense_frames} RGB frames", f"{plan.dense_frames}", f"{account['dense_tokens']:,}")
-    table.caption = f"tokens of preset {preset}" + (f"; {saved:.0%} fewer than dense" if saved > 0 else "")
+    note = (
+        f"{saved:.0%} fewer than dense" if saved > 0 else f"more than dense, which stops at {plan.dense_frames} frames"
+    )
+    table.caption = f"tokens of preset {preset}; {note}"
     return table
