@@ -35,6 +35,7 @@ def extract(
     gops: Sequence[GopPlan],
     *,
     threads: int = 1,
+    may_be_grey: bool = False,
 ) -> Iterator[GopPrimitives]:
     """Decode GOPs of a plan and yield their primitives as soon as each is complete.
 
@@ -46,22 +47,45 @@ def extract(
         side: S, side of the model's square input, a multiple of 4, pixels.
         gops: which GOPs of `plan`, in time order.
         threads: decoder threads.
+        may_be_grey: these GOPs are a part of the request: whoever puts the parts together calls `refuse_grey`.
 
     Raises:
         CodecError: `undecodable_video` when not one frame of all these GOPs can be decoded.
     """
+    found = _extract(source, container, index, plan, side, gops, threads)
+    return found if may_be_grey else refuse_grey(found, len(gops))
+
+
+def refuse_grey(gops: Iterator[GopPrimitives], count: int) -> Iterator[GopPrimitives]:
+    """Pass on `count` GOPs, unless nothing at all could be decoded: an error then, not grey pictures.
+
+    Raises:
+        CodecError: `undecodable_video`, in place of the last GOP.
+    """
     slots = missing = 0
+    for position, primitives in enumerate(gops, 1):
+        slots += len(primitives.layout)
+        missing += primitives.missing
+        if position == count and missing == slots:
+            raise CodecError(
+                "undecodable_video", "the video stream cannot be decoded: not one of its frames is readable"
+            )
+        yield primitives
+
+
+def _extract(
+    source: Source,
+    container: av.container.InputContainer,
+    index: PacketIndex,
+    plan: VideoPlan,
+    side: int,
+    gops: Sequence[GopPlan],
+    threads: int,
+) -> Iterator[GopPrimitives]:
     with FrameReader(source, container, index, vectors=plan.mode == "native", threads=threads) as reader:
         extractor = _Extractor(reader, index, plan, side)
         for run in _runs(gops):
-            for primitives in extractor.run(run):
-                slots += len(primitives.layout)
-                missing += primitives.missing
-                if missing == slots and primitives.key == primitives_key(gops[-1], side):
-                    break  # the last GOP, and nothing has been decoded: an error, not a grey picture
-                yield primitives
-    if slots and missing == slots:
-        raise CodecError("undecodable_video", "the video stream cannot be decoded: not one of its frames is readable")
+            yield from extractor.run(run)
 
 
 def _runs(gops: Sequence[GopPlan]) -> Iterator[list[GopPlan]]:

@@ -11,7 +11,9 @@ from av.container import InputContainer
 
 from cope_codec.errors import CodecError
 from cope_codec.extract import extract
+from cope_codec.groups import decoded_packets
 from cope_codec.index import PacketIndex, Source, StreamInfo, open_container, read_index
+from cope_codec.limits import DEFAULT_LIMITS, Limits
 from cope_codec.options import VideoOptions
 from cope_codec.plan import GopPlan, VideoPlan, make_plan
 from cope_codec.primitives import CELL_PX, GopPrimitives
@@ -75,12 +77,15 @@ class Video:
         )
 
 
-def open(source: Source, options: VideoOptions | None = None, **values: Any) -> Video:
+def open(
+    source: Source, options: VideoOptions | None = None, *, limits: Limits = DEFAULT_LIMITS, **values: Any
+) -> Video:
     """Open a video and plan it; nothing is decoded yet.
 
     Args:
         source: a path, or the bytes of a whole file.
         options: how to cut it; or give the fields of `VideoOptions` as keywords.
+        limits: what is too large.
 
     Raises:
         CodecError: the video or an option cannot be used; see `cope_codec.errors`.
@@ -95,9 +100,15 @@ def open(source: Source, options: VideoOptions | None = None, **values: Any) -> 
     if isinstance(source, str):
         source = Path(source)
     chosen = options or VideoOptions.from_mapping(values)
-    index, container = read_index(source)
+    index, container = read_index(source, limits)
     try:
-        return Video(source, index, make_plan(index, chosen), [container])
+        plan = make_plan(index, chosen)
+        pixels = decoded_packets(plan.gops) * index.info.width * index.info.height
+        if pixels > limits.max_decoded_pixels:
+            raise CodecError(
+                "video_too_large", f"{pixels:.1e} pixels to decode are too many; ask for a shorter clip or fewer GOPs"
+            )
+        return Video(source, index, plan, [container])
     except CodecError:
         container.close()
         raise
