@@ -256,6 +256,8 @@ class CodecPool:
         with self._lock:
             jobs = [*self._queue, *(slot.job for slot in self._slots if slot.job is not None)]
             self._queue.clear()
+            for slot in self._slots:
+                slot.job = None  # whatever pebble says of it comes too late
         for slot in self._slots:
             self._end(slot.pebble)
         for job in jobs:
@@ -278,7 +280,11 @@ class CodecPool:
             os.close(request_fd)
         job = _Job(self, token, result_fd)
         with self._lock:
-            self._queue.append(job)
+            closed = self._closed.is_set()
+            if not closed:
+                self._queue.append(job)
+        if closed:
+            self._settle(job, CodecError("cancelled", "the codec pool is closed"))
         self._pump()
         return job
 
@@ -321,14 +327,17 @@ class CodecPool:
         self._handover.withdraw(job.token)
         value = None
         try:
-            if job.set_running_or_notify_cancel():
-                if error is None:
-                    value = load(job.result_fd)
-                    job.set_result(value)
-                else:
-                    job.set_exception(error)
+            if error is None and not job.cancelled():
+                value = load(job.result_fd)
+        except Exception as problem:  # noqa: BLE001 - nobody else would hear of it, and the caller waits
+            error = problem
         finally:
             os.close(job.result_fd)
+        if job.set_running_or_notify_cancel():
+            if error is None:
+                job.set_result(value)
+            else:
+                job.set_exception(error)
 
     def _take_back(self, job: _Job) -> None:
         """A future was cancelled."""

@@ -14,6 +14,7 @@ from av.codec.context import Flags2
 from av.packet import Packet
 
 from cope_codec.index import PacketIndex, Source, open_container
+from cope_codec.limits import DEFAULT_LIMITS
 
 # Reading on is cheaper than a seek for this many packets: demuxing one takes microseconds.
 _READ_ON_PACKETS = 250
@@ -54,6 +55,8 @@ class FrameReader:
         # Slices, never frames: with frame threads FFmpeg exports wrong vectors for B-frames.
         context.thread_type = "SLICE"
         context.thread_count = self._threads
+        # A stream can change its picture size on the way; the cap given to `av.open` holds for the probe alone.
+        context.options = {"max_pixels": str(DEFAULT_LIMITS.max_pixels)}
         if self._vectors:
             context.flags2 |= Flags2.export_mvs
         self._container, self._stream, self._context = container, stream, context
@@ -95,8 +98,8 @@ class FrameReader:
                 packet.pts = int(self._index.pts[number])
             try:
                 yield from context.decode(packet)
-            except av.error.FFmpegError:
-                self.errors += 1
+            except av.error.FFmpegError as error:
+                self._note(error)
         try:
             if self._pushed and opener is not None:
                 # The MPEG decoders hold back one frame, and draining gives it without its vectors. Another packet
@@ -104,8 +107,14 @@ class FrameReader:
                 yield from (frame for frame in context.decode(opener) if frame.pts != opener.pts)
             else:
                 yield from context.decode(None)
-        except av.error.FFmpegError:
-            self.errors += 1
+        except av.error.FFmpegError as error:
+            self._note(error)
+
+    def _note(self, error: av.error.FFmpegError) -> None:
+        """Count damage; a lack of memory says nothing about the video, and must not become a grey picture."""
+        if isinstance(error, MemoryError):
+            raise error
+        self.errors += 1
 
     def _packets(self, first: int, last: int) -> Iterator[tuple[int, Packet[av.VideoStream]]]:
         if self._next is None or not self._next <= first <= self._next + _READ_ON_PACKETS:
@@ -120,8 +129,8 @@ class FrameReader:
                     yield number, packet
                 if number >= last:
                     return
-        except av.error.FFmpegError:
-            self.errors += 1
+        except av.error.FFmpegError as error:
+            self._note(error)
 
     def _seek(self, packet: int) -> int:
         """Stand at or before `packet` and return where; formats that cannot tell are read from their start."""

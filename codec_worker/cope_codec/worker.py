@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import resource
@@ -113,8 +112,6 @@ def run(token: bytes) -> Answer:
     finally:
         for fd in fds:
             os.close(fd)
-    if answer[0] == "cancelled":
-        gc.collect()
     return answer
 
 
