@@ -24,6 +24,13 @@ from cope_codec.shared import SharedFile
 Source = str | Path | bytes | SharedFile
 
 _DIGEST_BYTES = 16
+# Containers that hold their own streams, by FFmpeg's names. Playlists (hls, dash, concat, sdp, image sequences) are
+# left out: they name other files and hosts, and FFmpeg would open whatever a stranger's upload names.
+_CONTAINERS = (
+    "3g2,3gp,aac,ac3,aiff,apng,asf,av1,avi,avs2,avs3,caf,dirac,dnxhd,dv,eac3,evc,flac,flv,gif,gxf,h261,h263,h264,hevc,ivf,"
+    "m4a,m4v,matroska,mj2,mjpeg,mjpeg_2000,mov,mp3,mp4,mpeg,mpegts,mpegtsraw,mpegvideo,mxf,nsv,nut,obu,ogg,rm,"
+    "swf,vc1,vc1test,vvc,w64,wav,webm,wtv,yuv4mpegpipe"
+)
 # Codecs whose decoders export motion vectors that the native mode can use, by FFmpeg's decoder name.
 NATIVE_CODECS = frozenset(
     {"h264", "mpeg4", "mpeg1video", "mpeg2video", "h263", "flv", "msmpeg4", "msmpeg4v1", "msmpeg4v2", "wmv1", "wmv2"}
@@ -125,7 +132,7 @@ def open_container(source: Source, limits: Limits = DEFAULT_LIMITS) -> av.contai
     elif isinstance(source, SharedFile):
         target = source.open()
     try:
-        return av.open(target, "r", options={"max_pixels": str(limits.max_pixels)})
+        return av.open(target, "r", options={"max_pixels": str(limits.max_pixels), "format_whitelist": _CONTAINERS})
     except MemoryError:
         raise  # says nothing about the video
     except av.error.FFmpegError as error:

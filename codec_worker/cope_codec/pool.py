@@ -313,6 +313,8 @@ class CodecPool:
             if slot.job is not job:
                 return  # the keeper has given it up
             slot.job = None
+            if job.pid is not None and not done.cancelled() and done.exception() is not None:
+                self._warm.discard(job.pid)  # its connection will say so too, but later
             lost = not done.cancelled() and done.exception() is not None and job.fetched_s is None
             if lost and job.again and not job.cancelled() and not self._closed.is_set():
                 job.again = False  # the worker died before the task reached it

@@ -63,7 +63,7 @@ def atom(kind: bytes, body: bytes, size: int | None = None) -> bytes:
 
 
 def huge_header(first: int = 0) -> bytes:
-    """JPEG pictures that say they are 16000 x 16000, from the given one on; if it is the first, so does the container."""
+    """JPEG pictures that claim 16000 x 16000, from the given one on; if it is the first, so does the container."""
     pictures = samples.scene(64, 48, 2, 10, disc=False)
     how = {"codec": "mjpeg", "container": "mov", "b_frames": 0, "options": {"strict": "unofficial"}}
     data = bytearray(samples.encode(pictures, fps=10, quantiser=5, **how))
