@@ -204,6 +204,11 @@ def read_index(source: Source, limits: Limits = DEFAULT_LIMITS) -> tuple[PacketI
         raise
 
 
+def digest(packet: av.Packet[av.VideoStream]) -> bytes:
+    """What a packet holds, as `PacketIndex.digests` has it."""
+    return hashlib.blake2b(packet, digest_size=_DIGEST_BYTES).digest()
+
+
 def _refuse_longer(seconds: float, packets: int, limits: Limits) -> None:
     if seconds > limits.max_duration_s:
         raise CodecError(
@@ -243,7 +248,7 @@ def _read(container: av.container.InputContainer, limits: Limits) -> PacketIndex
             ends.append((stamp or 0) + (packet.duration or 0))
             keyframe.append(packet.is_keyframe)
             shown.append(not packet.is_discard)
-            digests.append(hashlib.blake2b(packet, digest_size=_DIGEST_BYTES).digest())
+            digests.append(digest(packet))
     except av.error.FFmpegError:
         truncated = True  # what came until here is still a video
     if not any(shown):

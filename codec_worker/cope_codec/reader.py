@@ -13,7 +13,7 @@ import numpy.typing as npt
 from av.codec.context import Flags2
 from av.packet import Packet
 
-from cope_codec.index import PacketIndex, Source, open_container
+from cope_codec.index import PacketIndex, Source, digest, open_container
 from cope_codec.limits import DEFAULT_LIMITS
 
 # Reading on is cheaper than a seek for this many packets: demuxing one takes microseconds.
@@ -59,6 +59,8 @@ class FrameReader:
         context.options = {"max_pixels": str(DEFAULT_LIMITS.max_pixels)}
         if self._vectors:
             context.flags2 |= Flags2.export_mvs
+        # Before any `skip_frame`: AV1's decoder looks at it here and never again.
+        context.open(strict=False)
         self._container, self._stream, self._context = container, stream, context
         self._demux = container.demux(stream)
         self._used = False
@@ -155,8 +157,12 @@ class FrameReader:
         except av.error.FFmpegError:
             return None
         self._demux = self._container.demux(self._stream)
-        stamp = None if packet is None else packet.pts if packet.pts is not None else packet.dts
-        return None if stamp is None else self._positions().get(stamp)
+        if packet is None:
+            return None
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        landed = None if stamp is None else self._positions().get(stamp)
+        # Program streams can land in the middle of a frame, and damaged files anywhere.
+        return landed if landed is not None and digest(packet) == self._index.digests[landed].tobytes() else None
 
     def _positions(self) -> dict[int, int]:
         """Packet by timestamp, without timestamps that occur twice."""
