@@ -11,6 +11,12 @@ CodecErrorCode = Literal[
     "no_frames",  # a video stream without a single frame in the part asked for
     "undecodable_video",  # frames are announced, but none of them can be decoded
     "unsupported_codec",  # FFmpeg was built without a decoder for the stream
+    "video_too_large",  # more bytes, pixels, packets or hours than `Limits` allow
+    "out_of_memory",  # a worker needed more memory than `Limits.memory_bytes`
+    "timeout",  # a worker was still busy with the video after `Limits.wall_s`
+    "worker_died",  # the worker process ended in the middle of the task
+    "cancelled",  # the caller, or the end of the pool, took the task back
+    "queue_full",  # too many tasks are waiting; the video itself may be good, so try again later
 ]
 CODES: tuple[str, ...] = get_args(CodecErrorCode)
 

@@ -18,17 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from cope_codec.errors import CodecError
+from cope_codec.limits import DEFAULT_LIMITS, Limits
+from cope_codec.shared import SharedFile
 
-Source = str | Path | bytes
+Source = str | Path | bytes | SharedFile
 
-# The probe decodes a frame, so a forged header of 16000 x 16000 costs 600 MB before any check of ours could run.
-MAX_PIXELS = 8192 * 8192
 _DIGEST_BYTES = 16
-# Containers that hold their video themselves. FFmpeg knows others that name files or addresses to read (concat, SDP,
-# HLS, DASH, image sequences): an upload in such a format would read the server's files or make it wait for a network.
-_FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,h263,obu,av1,ivf,flv,live_flv,"
-    "asf,ogg,mjpeg,gif,mxf,rm,wtv,nut,dv"
+# Containers that hold their own streams, by FFmpeg's names. Playlists (hls, dash, concat, sdp, image sequences) are
+# left out: they name other files and hosts, and FFmpeg would open whatever a stranger's upload names.
+_CONTAINERS = (
+    "3g2,3gp,aac,ac3,aiff,apng,asf,av1,avi,avs2,avs3,caf,dirac,dnxhd,dv,eac3,evc,flac,flv,gif,gxf,h261,h263,h264,hevc,ivf,"
+    "m4a,m4v,matroska,mj2,mjpeg,mjpeg_2000,mov,mp3,mp4,mpeg,mpegts,mpegtsraw,mpegvideo,mxf,nsv,nut,obu,ogg,rm,"
+    "swf,vc1,vc1test,vvc,w64,wav,webm,wtv,yuv4mpegpipe"
 )
 # Codecs whose decoders export motion vectors that the native mode can use, by FFmpeg's decoder name.
 NATIVE_CODECS = frozenset(
@@ -109,27 +110,36 @@ class PacketIndex:
         return f"PacketIndex({self.info.codec} {self.info.width}x{self.info.height}, {len(self.pts)} packets)"
 
 
-def open_container(source: Source) -> av.container.InputContainer:
-    """Open a path or bytes with FFmpeg.
+def open_container(source: Source, limits: Limits = DEFAULT_LIMITS) -> av.container.InputContainer:
+    """Open a path, bytes or a shared file with FFmpeg.
 
     Raises:
-        CodecError: `invalid_video` when FFmpeg does not recognise a container.
+        CodecError: `invalid_video` when FFmpeg does not recognise a container, `video_too_large`.
         OSError: a path that cannot be read.
     """
-    if isinstance(source, bytes) and not source:
-        raise CodecError("invalid_video", "the video is empty (0 bytes)")
-    if not isinstance(source, bytes):
+    if isinstance(source, bytes | SharedFile):
+        size = len(source)
+    else:
         with Path(source).open("rb") as file:  # a missing file is the caller's OSError, not an invalid video
-            if not file.read(1):
-                raise CodecError("invalid_video", "the video is empty (0 bytes)")
-    target = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+            size = file.seek(0, io.SEEK_END)
+    if size == 0:
+        raise CodecError("invalid_video", "the video is empty (0 bytes)")
+    if size > limits.max_bytes:
+        raise CodecError("video_too_large", f"the video has {size} bytes; at most {limits.max_bytes} are accepted")
+    target: str | io.BytesIO | io.RawIOBase = str(source)
+    if isinstance(source, bytes):
+        target = io.BytesIO(source)
+    elif isinstance(source, SharedFile):
+        target = source.open()
     options = {
-        "max_pixels": str(MAX_PIXELS),
-        "format_whitelist": _FORMATS,
-        "protocol_whitelist": "" if isinstance(source, bytes) else "file",
+        "max_pixels": str(limits.max_pixels),
+        "format_whitelist": _CONTAINERS,
+        "protocol_whitelist": "" if isinstance(source, bytes | SharedFile) else "file",
     }
     try:
         return av.open(target, "r", options=options)
+    except MemoryError:
+        raise  # says nothing about the video
     except av.error.FFmpegError as error:
         raise CodecError("invalid_video", f"not a readable video: {_reason(error)}") from error
     except UnicodeDecodeError as error:  # PyAV decodes some metadata strictly while it opens
@@ -158,14 +168,14 @@ def _reason(error: av.error.FFmpegError) -> str:
     return error.strerror or type(error).__name__
 
 
-def _describe(container: av.container.InputContainer, stream: av.VideoStream) -> StreamInfo:
+def _describe(container: av.container.InputContainer, stream: av.VideoStream, limits: Limits) -> StreamInfo:
     context = stream.codec_context
     if context is None:
         raise CodecError("unsupported_codec", "FFmpeg has no decoder for the video stream")
     if context.width < 1 or context.height < 1:
         raise CodecError("invalid_video", "the video stream does not say how large its pictures are")
-    if context.width * context.height > MAX_PIXELS:
-        raise CodecError("invalid_video", f"pictures of {context.width}x{context.height} are too large")
+    if context.width * context.height > limits.max_pixels:
+        raise CodecError("video_too_large", f"pictures of {context.width}x{context.height} are too large")
     return StreamInfo(
         container=container.format.name,
         codec=context.name,
@@ -178,27 +188,42 @@ def _describe(container: av.container.InputContainer, stream: av.VideoStream) ->
     )
 
 
-def read_index(source: Source) -> tuple[PacketIndex, av.container.InputContainer]:
+def read_index(source: Source, limits: Limits = DEFAULT_LIMITS) -> tuple[PacketIndex, av.container.InputContainer]:
     """Demux a video once and note its packets.
 
     Args:
         source: a path, or the bytes of a whole file.
+        limits: where to stop.
 
     Returns:
         The packets, and the container, read to its end: opening one again takes as long as decoding ten frames.
 
     Raises:
-        CodecError: `invalid_video`, `no_video_stream`, `unsupported_codec`, or `no_frames`.
+        CodecError: `invalid_video`, `no_video_stream`, `unsupported_codec`, `no_frames`, or `video_too_large`.
     """
-    container = open_container(source)
+    container = open_container(source, limits)
     try:
-        return _read(container), container
+        return _read(container, limits), container
     except CodecError:
         container.close()
         raise
 
 
-def _read(container: av.container.InputContainer) -> PacketIndex:
+def digest(packet: av.Packet[av.VideoStream]) -> bytes:
+    """What a packet holds, as `PacketIndex.digests` has it."""
+    return hashlib.blake2b(packet, digest_size=_DIGEST_BYTES).digest()
+
+
+def _refuse_longer(seconds: float, packets: int, limits: Limits) -> None:
+    if seconds > limits.max_duration_s:
+        raise CodecError(
+            "video_too_large", f"the video lasts {seconds:.0f} s; at most {limits.max_duration_s:.0f} s are accepted"
+        )
+    if packets > limits.max_packets:
+        raise CodecError("video_too_large", f"the video has more than {limits.max_packets} frames")
+
+
+def _read(container: av.container.InputContainer, limits: Limits) -> PacketIndex:
     pts: list[int | None] = []
     ends: list[int] = []
     keyframe: list[bool] = []
@@ -206,18 +231,29 @@ def _read(container: av.container.InputContainer) -> PacketIndex:
     digests: list[bytes] = []
     truncated = False
     stream = video_stream(container)
-    info = _describe(container, stream)
+    info = _describe(container, stream, limits)
+    # What the container announces is refused before it is read; what it hides, when it is met.
+    _refuse_longer((container.duration or 0) / av.time_base, stream.frames, limits)
+    longest = int(limits.max_duration_s / info.time_base)
+    earliest = latest = None
     extradata = bytes(stream.codec_context.extradata or b"")
     try:
         for packet in container.demux(stream):
             if packet.size == 0:
                 continue
             stamp = packet.pts if packet.pts is not None else packet.dts
+            if stamp is not None:
+                earliest = stamp if earliest is None else min(earliest, stamp)
+                latest = stamp if latest is None else max(latest, stamp)
+                if latest - earliest > longest:
+                    _refuse_longer(float((latest - earliest) * info.time_base), 0, limits)
+            if len(pts) == limits.max_packets:
+                _refuse_longer(0, len(pts) + 1, limits)
             pts.append(stamp)
             ends.append((stamp or 0) + (packet.duration or 0))
             keyframe.append(packet.is_keyframe)
             shown.append(not packet.is_discard)
-            digests.append(hashlib.blake2b(packet, digest_size=_DIGEST_BYTES).digest())
+            digests.append(digest(packet))
     except av.error.FFmpegError:
         truncated = True  # what came until here is still a video
     if not any(shown):

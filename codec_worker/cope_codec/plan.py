@@ -150,6 +150,8 @@ def make_plan(index: PacketIndex, options: VideoOptions) -> VideoPlan:
             "no_frames", "no frame lies between start_s and end_s", param="start_s" if options.start_s else "end_s"
         )
     by_time = shown[np.argsort(index.pts[shown], kind="stable")]
+    # Damaged files show several frames at one time: no slot may, so the first of them stands for all.
+    by_time = by_time[np.concatenate(([True], np.diff(index.pts[by_time]) > 0))]
     if mode == "dense":
         assert options.frames is not None
         picks = np.linspace(0, len(by_time) - 1, min(options.frames, len(by_time))).astype(np.int64)

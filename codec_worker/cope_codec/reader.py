@@ -13,7 +13,8 @@ import numpy.typing as npt
 from av.codec.context import Flags2
 from av.packet import Packet
 
-from cope_codec.index import PacketIndex, Source, open_container
+from cope_codec.index import PacketIndex, Source, digest, open_container
+from cope_codec.limits import DEFAULT_LIMITS
 
 # Reading on is cheaper than a seek for this many packets: demuxing one takes microseconds.
 _READ_ON_PACKETS = 250
@@ -54,8 +55,12 @@ class FrameReader:
         # Slices, never frames: with frame threads FFmpeg exports wrong vectors for B-frames.
         context.thread_type = "SLICE"
         context.thread_count = self._threads
+        # A stream can change its picture size on the way; the cap given to `av.open` holds for the probe alone.
+        context.options = {"max_pixels": str(DEFAULT_LIMITS.max_pixels)}
         if self._vectors:
             context.flags2 |= Flags2.export_mvs
+        # Before any `skip_frame`: AV1's decoder looks at it here and never again.
+        context.open(strict=False)
         self._container, self._stream, self._context = container, stream, context
         self._demux = container.demux(stream)
         self._used = False
@@ -95,8 +100,8 @@ class FrameReader:
                 packet.pts = int(self._index.pts[number])
             try:
                 yield from context.decode(packet)
-            except av.error.FFmpegError:
-                self.errors += 1
+            except av.error.FFmpegError as error:
+                self._note(error)
         try:
             if self._pushed and opener is not None:
                 # The MPEG decoders hold back one frame, and draining gives it without its vectors. Another packet
@@ -104,8 +109,14 @@ class FrameReader:
                 yield from (frame for frame in context.decode(opener) if frame.pts != opener.pts)
             else:
                 yield from context.decode(None)
-        except av.error.FFmpegError:
-            self.errors += 1
+        except av.error.FFmpegError as error:
+            self._note(error)
+
+    def _note(self, error: av.error.FFmpegError) -> None:
+        """Count damage; a lack of memory says nothing about the video, and must not become a grey picture."""
+        if isinstance(error, MemoryError):
+            raise error
+        self.errors += 1
 
     def _packets(self, first: int, last: int) -> Iterator[tuple[int, Packet[av.VideoStream]]]:
         if self._next is None or not self._next <= first <= self._next + _READ_ON_PACKETS:
@@ -120,8 +131,8 @@ class FrameReader:
                     yield number, packet
                 if number >= last:
                     return
-        except av.error.FFmpegError:
-            self.errors += 1
+        except av.error.FFmpegError as error:
+            self._note(error)
 
     def _seek(self, packet: int) -> int:
         """Stand at or before `packet` and return where; formats that cannot tell are read from their start."""
@@ -146,8 +157,12 @@ class FrameReader:
         except av.error.FFmpegError:
             return None
         self._demux = self._container.demux(self._stream)
-        stamp = None if packet is None else packet.pts if packet.pts is not None else packet.dts
-        return None if stamp is None else self._positions().get(stamp)
+        if packet is None:
+            return None
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        landed = None if stamp is None else self._positions().get(stamp)
+        # Program streams can land in the middle of a frame, and damaged files anywhere.
+        return landed if landed is not None and digest(packet) == self._index.digests[landed].tobytes() else None
 
     def _positions(self) -> dict[int, int]:
         """Packet by timestamp, without timestamps that occur twice."""

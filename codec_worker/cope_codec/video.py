@@ -11,7 +11,9 @@ from av.container import InputContainer
 
 from cope_codec.errors import CodecError
 from cope_codec.extract import extract
+from cope_codec.groups import decoded_packets
 from cope_codec.index import PacketIndex, Source, StreamInfo, open_container, read_index
+from cope_codec.limits import DEFAULT_LIMITS, Limits
 from cope_codec.options import VideoOptions
 from cope_codec.plan import GopPlan, VideoPlan, make_plan
 from cope_codec.primitives import CELL_PX, GopPrimitives
@@ -63,7 +65,7 @@ class Video:
             container = open_container(self.source)
         chosen = self.plan.gops if only is None else only
         gops = extract(self.source, container, self.index, self.plan, side, chosen, threads=threads)
-        return gops if only is not None else _some_decoded(gops)
+        return gops if only is not None else some_decoded(gops)
 
     def __iter__(self) -> Iterator[GopPrimitives]:
         return self.gops()
@@ -77,7 +79,8 @@ class Video:
         )
 
 
-def _some_decoded(gops: Iterator[GopPrimitives]) -> Iterator[GopPrimitives]:
+def some_decoded(gops: Iterator[GopPrimitives]) -> Iterator[GopPrimitives]:
+    """Pass on the GOPs of a whole video; raises `undecodable_video` at the end if none of them could be decoded."""
     nothing = True
     for gop in gops:
         nothing &= gop.undecoded
@@ -91,12 +94,15 @@ def undecodable() -> CodecError:
     return CodecError("undecodable_video", "the video stream cannot be decoded: not one of its frames is readable")
 
 
-def open(source: Source, options: VideoOptions | None = None, **values: Any) -> Video:
+def open(
+    source: Source, options: VideoOptions | None = None, *, limits: Limits = DEFAULT_LIMITS, **values: Any
+) -> Video:
     """Open a video and plan it; nothing is decoded yet.
 
     Args:
         source: a path, or the bytes of a whole file.
         options: how to cut it; or give the fields of `VideoOptions` as keywords.
+        limits: what is too large.
 
     Raises:
         CodecError: the video or an option cannot be used; see `cope_codec.errors`.
@@ -111,9 +117,15 @@ def open(source: Source, options: VideoOptions | None = None, **values: Any) -> 
     if isinstance(source, str):
         source = Path(source)
     chosen = options or VideoOptions.from_mapping(values)
-    index, container = read_index(source)
+    index, container = read_index(source, limits)
     try:
-        return Video(source, index, make_plan(index, chosen), [container])
+        plan = make_plan(index, chosen)
+        pixels = decoded_packets(plan.gops) * index.info.width * index.info.height
+        if pixels > limits.max_decoded_pixels:
+            raise CodecError(
+                "video_too_large", f"{pixels:.1e} pixels to decode are too many; ask for a shorter clip or fewer GOPs"
+            )
+        return Video(source, index, plan, [container])
     except CodecError:
         container.close()
         raise

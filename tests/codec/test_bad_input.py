@@ -65,3 +65,24 @@ def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
 def test_options_and_keywords_exclude_each_other() -> None:
     with pytest.raises(TypeError):
         cope_codec.open(b"x", cope_codec.VideoOptions(), fps=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.ffconcat", "ffconcat version 1.0\nfile neighbour.ts\n"),
+        ("upload", "ffconcat version 1.0\nfile neighbour.ts\n"),
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4.0,\nneighbour.ts\n#EXT-X-ENDLIST\n"),
+        ("talk.sdp", "v=0\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"),
+    ],
+)
+def test_playlists_do_not_open_what_they_name(
+    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "neighbour.ts").write_bytes(clip(4, container="mpegts"))
+    (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for source in (tmp_path / name, text.encode()):
+        with pytest.raises(CodecError) as caught:
+            cope_codec.open(source)
+        assert caught.value.code == "invalid_video"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from clips import clip, clip_at
 
 import cope_codec
-from cope_codec import I_SLOT, CodecError
+from cope_codec import I_SLOT, CodecError, VideoOptions
+from cope_codec.plan import make_plan
 
 
 @pytest.mark.parametrize(("keyframes", "i_frames", "p_frames"), [(1, 8, 56), (2, 16, 48), (4, 32, 32)])
@@ -110,3 +112,11 @@ def test_modes_follow_the_codec() -> None:
     with pytest.raises(CodecError) as caught:
         cope_codec.open(vp8, mode="native")
     assert (caught.value.code, caught.value.param) == ("invalid_option", "mode")
+
+
+@pytest.mark.parametrize("options", [VideoOptions(frames=64), VideoOptions(fps=60), VideoOptions(mode="transcode")])
+def test_frames_shown_at_one_time_make_one_slot(options: VideoOptions) -> None:
+    index = cope_codec.open(clip(4)).index
+    plan = make_plan(replace(index, pts=index.pts // 2000 * 2000), options)
+    times = [slot.time_s for gop in plan.gops for slot in gop.slots]
+    assert all(later > earlier for earlier, later in pairwise(times))

@@ -1,0 +1,153 @@
+"""The child's side of the pool: warms up, limits itself, closes its sandbox, then does what it is handed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+
+from cope_codec import samples, sandbox
+from cope_codec.errors import CodecError
+from cope_codec.extract import extract
+from cope_codec.handover import Receiver
+from cope_codec.index import PacketIndex, open_container
+from cope_codec.limits import Limits
+from cope_codec.options import VideoOptions
+from cope_codec.plan import VideoPlan
+from cope_codec.primitives import GopPrimitives
+from cope_codec.shared import SharedFile, dump, load
+from cope_codec.video import open as open_video
+
+OUT_OF_MEMORY_EXIT = 77  # a worker that ran out of memory is bloated: it ends instead of answering
+CANCEL_SIGNAL = signal.SIGUSR1
+# A task: what to call with the descriptors after the first two, and with these arguments.
+Request = tuple[Callable[..., object], tuple[Any, ...]]
+# What travels through pebble's pipe, small enough that a write is never torn: (code or "", message, param).
+Answer = tuple[str, str, str | None]
+_MOST_MESSAGE = 500
+_BUG = "bug"
+
+_log = logging.getLogger(__name__)
+
+
+class _Cancelled(BaseException):
+    """Raised by the cancel signal wherever the task is."""
+
+
+class _State:
+    receiver: Receiver | None = None
+    busy = False
+
+
+def initialize(address: str, limits: Limits, sandboxed: bool) -> None:
+    """Make a worker of this process: everything is imported and compiled before the first task comes.
+
+    Args:
+        address: of the parent's `Handover`.
+        limits: what a task may take.
+        sandboxed: refuse files and network from here on, where the kernel can.
+    """
+    # pebble's own handler would wait for FFmpeg to come back from a long call; a worker has nothing to tidy up.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(CANCEL_SIGNAL, _on_cancel)
+    av.logging.set_level(av.logging.PANIC)  # strangers' files would fill the log
+    _warm_up()
+    _State.receiver = Receiver(address)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limits.result_bytes, limits.result_bytes))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    roof = address_space() + limits.memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (roof, roof))
+    if sandboxed and not (sandbox.close_files() & sandbox.close_network()):
+        _log.warning("this kernel lacks Landlock or seccomp: codec workers run with the rights of the server")
+    _State.receiver.ready()
+
+
+def address_space() -> int:
+    """Address space of this process, bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def _warm_up() -> None:
+    """Run every path once, so that kernels are loaded (files are out of reach later) and libraries bound."""
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(4)]
+    data = samples.encode(pictures, codec="mpeg4", fps=2, b_frames=0, quantiser=5)
+    for options in ({"mode": "native"}, {"mode": "transcode"}, {"frames": 2}):
+        list(open_video(data, VideoOptions.from_mapping(options)).gops(16))
+
+
+def _on_cancel(number: int, frame: FrameType | None) -> None:
+    if _State.busy:
+        raise _Cancelled
+
+
+def run(token: bytes) -> Answer:
+    """Do the task with this token; its result goes to the file that came with it.
+
+    Returns:
+        A `CodecError`'s code, message and param, or an empty code when all is well.
+    """
+    assert _State.receiver is not None
+    fds = _State.receiver.take(token)
+    if not fds:
+        return "cancelled", "the task was taken back", None
+    answer: Answer
+    try:
+        _State.busy = True
+        answer = _call(fds)
+        _State.busy = False
+    except _Cancelled:
+        _State.busy = False
+        answer = "cancelled", "the task was taken back", None
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return answer
+
+
+def _call(fds: list[int]) -> Answer:
+    request_fd, result_fd, *inputs = fds
+    try:
+        request: Request = load(request_fd)
+        function, arguments = request
+        dump(result_fd, function(inputs, *arguments))
+    except CodecError as error:
+        return error.code, str(error)[:_MOST_MESSAGE], error.param
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY_EXIT)
+    except OSError as error:
+        if "File too large" in str(error):
+            return "video_too_large", "the video's primitives are larger than a result may be", None
+        return _BUG, f"{type(error).__name__}: {error}"[:_MOST_MESSAGE], None
+    except Exception as error:  # noqa: BLE001 - the parent raises it: it is a bug of ours, not the video's
+        return _BUG, f"{type(error).__name__}: {error}"[:_MOST_MESSAGE], None
+    return "", "", None
+
+
+def open_source(inputs: list[int], options: VideoOptions | None, limits: Limits) -> tuple[PacketIndex, VideoPlan]:
+    """Task: index and plan a video. Inputs: the video."""
+    video = open_video(SharedFile(inputs[0]), options, limits=limits)
+    return video.index, video.plan
+
+
+def extract_gops(inputs: list[int], plan: VideoPlan, side: int, limits: Limits) -> list[GopPrimitives]:
+    """Task: decode all GOPs of a (cut) plan. Inputs: the video, its index."""
+    source = SharedFile(inputs[0])
+    index: PacketIndex = load(inputs[1])
+    container = open_container(source, limits)
+    return list(extract(source, container, index, plan, side, plan.gops))
+
+
+def call(inputs: list[int], function: Callable[..., object], *arguments: Any) -> object:
+    """Task: call any function; the tests' way to make a worker hang, bloat or die."""
+    return function(*arguments)
