@@ -42,7 +42,7 @@ class FrameReader:
         self._source, self._index = source, index
         self._vectors, self._threads = vectors, threads
         self._pushed = vectors and index.info.codec != "h264"
-        self._by_pts: dict[int, int] | None = None
+        self._by_pts: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
         self.errors = 0
         self._attach(container)
         self._next: int | None = None  # the packet that the demuxer will give next; None is unknown
@@ -147,11 +147,14 @@ class FrameReader:
             return None
         self._demux = self._container.demux(self._stream)
         stamp = None if packet is None else packet.pts if packet.pts is not None else packet.dts
-        return None if stamp is None else self._positions().get(stamp)
+        return None if stamp is None else self._position(stamp)
 
-    def _positions(self) -> dict[int, int]:
-        """Packet by timestamp, without timestamps that occur twice."""
+    def _position(self, pts: int) -> int | None:
+        """The packet with this timestamp, unless none or several have it."""
         if self._by_pts is None:
-            values, first, counts = np.unique(self._index.pts, return_index=True, return_counts=True)
-            self._by_pts = dict(zip(values[counts == 1].tolist(), first[counts == 1].tolist(), strict=True))
-        return self._by_pts
+            # Sorted arrays: a dictionary of eight hours would take 100 MB.
+            order = np.argsort(self._index.pts, kind="stable")
+            self._by_pts = self._index.pts[order], order
+        stamps, order = self._by_pts
+        low, high = np.searchsorted(stamps, pts), np.searchsorted(stamps, pts, side="right")
+        return int(order[low]) if high - low == 1 else None

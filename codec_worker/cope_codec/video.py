@@ -95,7 +95,7 @@ def open(source: Source, options: VideoOptions | None = None, **values: Any) -> 
     if isinstance(source, str):
         source = Path(source)
     chosen = options or VideoOptions.from_mapping(values)
-    index, container = read_index(source)
+    index, container = read_index(source, chosen.stream)
     try:
         return Video(source, index, make_plan(index, chosen), [container])
     except CodecError:
