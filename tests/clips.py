@@ -34,7 +34,13 @@ def clip(
     """A textured scene with known camera motion."""
     pictures = samples.scene(width, height, seconds, fps, pan_px_s=pan, disc=disc, seed=seed)
     return samples.encode(
-        pictures, codec=codec, container=container, fps=fps, gop=gop, b_frames=b_frames, quantiser=quantiser,
+        pictures,
+        codec=codec,
+        container=container,
+        fps=fps,
+        gop=gop,
+        b_frames=b_frames,
+        quantiser=quantiser,
         options=dict(options),
     )
 

@@ -31,8 +31,9 @@ _DIGEST_BYTES = 16
 NATIVE_CODECS = frozenset(
     {"h264", "mpeg4", "mpeg1video", "mpeg2video", "h263", "flv", "msmpeg4", "msmpeg4v1", "msmpeg4v2", "wmv1", "wmv2"}
 )
-# Containers that store no presentation times: what FFmpeg makes up for a codec that it does not parse is decode order.
-_UNTIMED = {"avi": ("h264", "hevc")}
+# Containers that store no presentation times, and codecs for which FFmpeg makes up wrong ones: decode order for H.264,
+# and for MPEG-1 the first frames before it has seen that there are B-frames.
+_UNTIMED = {"avi": ("h264", "hevc"), "mpegvideo": ("mpeg1video", "mpeg2video")}
 _REORDER_FRAMES = 16  # the most that any codec lets a frame wait for its turn
 _NO_TIME = np.iinfo(np.int64).min
 _PROGRESSIVE_FIELD_ORDERS = (0, 1)  # AV_FIELD_UNKNOWN, AV_FIELD_PROGRESSIVE

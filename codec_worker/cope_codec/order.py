@@ -1,4 +1,4 @@
-"""Display order of H.264 and H.265 packets that carry no timestamps, from the picture order counts in their headers."""
+"""Display order of H.264, H.265 and MPEG-1/2 packets that carry no timestamps, from the counts in their headers."""
 
 from __future__ import annotations
 
@@ -52,19 +52,22 @@ class OrderParser:
     """Follows one annex-B stream, packet by packet in decode order.
 
     Args:
-        codec: `h264` or `hevc`; other codecs get no order.
+        codec: `h264`, `hevc`, `mpeg1video` or `mpeg2video`; other codecs get no order.
         extradata: parameter sets that came out of band, annex B.
     """
 
     def __init__(self, codec: str, extradata: bytes) -> None:
-        self._hevc = codec == "hevc"
-        self._known = codec in ("h264", "hevc")
+        self._read = {
+            "h264": self._h264_nal,
+            "hevc": self._hevc_nal,
+            "mpeg1video": self._mpeg_unit,
+            "mpeg2video": self._mpeg_unit,
+        }.get(codec)
         self._sps: dict[int, _Sps] = {}
         self._pps: dict[int, _Pps] = {}
         self._previous = 0  # picture order count of the last picture that others are counted from
         self._sequence = 0
-        if self._known:
-            self.next(extradata)
+        self.next(extradata)
 
     def next(self, packet: bytes) -> tuple[int, int] | None:
         """Where the packet's frame is shown.
@@ -72,7 +75,7 @@ class OrderParser:
         Returns:
             (sequence, count): frames are shown in this order; None where the headers do not tell.
         """
-        if not self._known:
+        if self._read is None:
             return None
         start = packet.find(_START)
         while start >= 0:
@@ -81,7 +84,7 @@ class OrderParser:
             nal = packet[start + 3 : min(end, start + 3 + 4096)]
             start = following
             try:
-                found = (self._hevc_nal if self._hevc else self._h264_nal)(nal)
+                found = self._read(nal)
             except (ValueError, KeyError, IndexError):
                 return None  # damaged, or its parameter sets are missing
             if found is not None:
@@ -139,6 +142,13 @@ class OrderParser:
             # Sub-layer non-references and leading pictures are never counted from.
             counted_from = temporal == 1 and not (kind < 16 and kind % 2 == 0) and not 6 <= kind <= 9
             return self._count(lsb, sps.lsb_bits, idr or 16 <= kind <= 18, counted_from)
+        return None
+
+    def _mpeg_unit(self, unit: bytes) -> tuple[int, int] | None:
+        if unit[0] == 0xB8:  # a group of pictures begins: counts start again
+            self._sequence += 1
+        elif unit[0] == 0:
+            return self._sequence, unit[1] << 2 | unit[2] >> 6
         return None
 
     def _count(self, lsb: int, bits: int, restart: bool, counted_from: bool) -> tuple[int, int]:
