@@ -285,10 +285,10 @@ def _frame_ticks(info: StreamInfo, durations: npt.NDArray[np.int64]) -> int:
 
 
 def _display_ranks(order: Sequence[tuple[int, int] | None]) -> npt.NDArray[np.int64]:
-    """Position of each packet in display order; decode order where it is not known of every packet."""
-    if any(place is None for place in order):
-        return np.arange(len(order), dtype=np.int64)
-    by_time = sorted(range(len(order)), key=lambda packet: order[packet] or (0, 0))
+    """Position of each packet in display order; where a header does not tell, behind the packet before it."""
+    place = (0, 0)
+    places = [place := known or place for known in order]
+    by_time = sorted(range(len(order)), key=places.__getitem__)
     ranks = np.empty(len(order), np.int64)
     ranks[by_time] = np.arange(len(order))
     return ranks

@@ -132,7 +132,7 @@ def resolve_mode(index: PacketIndex, options: VideoOptions) -> PlanMode:
     return options.mode
 
 
-def make_plan(index: PacketIndex, options: VideoOptions) -> VideoPlan:
+def make_plan(index: PacketIndex, options: VideoOptions, *, sample: bool = True) -> VideoPlan:
     """Cut a video into slots and GOPs.
 
     A slot is the first usable frame within its cell of the time grid; a cell without one has no slot, so a still
@@ -142,6 +142,11 @@ def make_plan(index: PacketIndex, options: VideoOptions) -> VideoPlan:
     A clip of more than `max_gops` GOPs is represented by that many, spread uniformly. Each then starts at the codec
     keyframe nearest to its uniform place, if there is one close by, and its grid starts with it: nothing is decoded
     only to get there.
+
+    Args:
+        index: the packets.
+        options: how to cut.
+        sample: honour `max_gops`; a video that still grows cannot be sampled.
 
     Raises:
         CodecError: `no_frames` when the clip holds none, `invalid_option` from `resolve_mode`.
@@ -169,7 +174,7 @@ def make_plan(index: PacketIndex, options: VideoOptions) -> VideoPlan:
         whole = _split(_first_of_cells(index, usable, origin, options.fps), options.gop_slots)
         total = len(whole)
         groups = list(enumerate(whole))
-        if total > options.max_gops:
+        if sample and total > options.max_gops:
             groups = _sampled(index, usable, whole, options)
 
     start = index.start_pts
@@ -210,7 +215,8 @@ def _first_of_cells(
 ) -> npt.NDArray[np.int64]:
     """The first packet of each cell of the grid that starts at `origin`; `packets` are in time order."""
     cells = _cells(index.pts[packets] - origin, index.info.time_base, fps)
-    return packets[np.concatenate(([True], np.diff(cells) > 0))]
+    chosen: npt.NDArray[np.int64] = packets[np.concatenate(([True], np.diff(cells) > 0))]
+    return chosen
 
 
 def _sampled(

@@ -19,6 +19,16 @@ from cope_codec.primitives import CELL_PX, GopPrimitives
 MODEL_SIDE = 384  # SigLIP so400m-patch14-384, the vision encoder of LLaVA-Video
 
 
+def check_side(side: int) -> None:
+    """Refuse a model side that motion cells do not divide.
+
+    Raises:
+        ValueError: `side` is not a positive multiple of 4.
+    """
+    if side < CELL_PX or side % CELL_PX:
+        raise ValueError(f"side must be a positive multiple of {CELL_PX}, not {side}")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Video:
     """A video whose packets have been read and whose slots are planned.
@@ -54,8 +64,7 @@ class Video:
             CodecError: `undecodable_video` when no frame can be decoded.
             ValueError: `side` is not a positive multiple of 4.
         """
-        if side < CELL_PX or side % CELL_PX:
-            raise ValueError(f"side must be a positive multiple of {CELL_PX}, not {side}")
+        check_side(side)
         try:
             container = self._opened.pop()  # one step: two threads never get the same one
         except IndexError:
