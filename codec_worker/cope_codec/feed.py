@@ -94,7 +94,7 @@ class VideoFeed:
             video = self._open()
             return self._take(video, _complete(video))
         except CodecError as error:
-            if error.code == "invalid_option":
+            if error.param == "mode":
                 raise
             # Too short to be recognised, or for a frame of the clip asked for; or not one frame of the new GOPs can be
             # decoded, as after a break in a broadcast: they will come with the next good one.

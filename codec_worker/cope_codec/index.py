@@ -260,6 +260,7 @@ def _read(container: av.container.InputContainer, number: int | None) -> PacketI
         visible = visible & decodable if (visible & decodable).any() else visible
     else:
         keys[0] = True  # nothing is marked (damaged, or intra refresh): the start is the only place to begin
+        settled = _NO_TIME  # a keyframe that comes later would be the start instead
     highest_before = np.concatenate(([_NO_TIME], np.maximum.accumulate(times)[:-1]))
     return PacketIndex(
         info=info,
@@ -313,9 +314,7 @@ def _continuous(
     if (dts == _NO_TIME).any():
         return pts, dts, False
     jumps = np.flatnonzero(np.diff(dts) < -round(1 / time_base)) + 1
-    pts, dts = pts.copy(), dts.copy()
-    for jump in jumps:
-        offset = dts[jump - 1] + ticks - dts[jump]
-        pts[jump:] += offset
-        dts[jump:] += offset
-    return pts, dts, bool(len(jumps))
+    offsets = np.zeros(len(dts), np.int64)
+    offsets[jumps] = dts[jumps - 1] + ticks - dts[jumps]
+    offsets = np.cumsum(offsets)
+    return pts + offsets, dts + offsets, bool(len(jumps))

@@ -39,7 +39,10 @@ class VideoOptions:
         end_s: end of the clip (the frame at `end_s` is outside), seconds from the first frame; None is the last frame.
         max_gops: a longer video is represented by this many GOPs, sampled uniformly.
         mode: where motion vectors come from: `native` (the stream's own), `transcode` (re-encoded as the paper
-            does), `auto` (native where the codec carries usable vectors).
+            does), `auto` (native where the codec carries usable vectors). With the other options at their defaults
+            `transcode` is the paper's definition: MPEG-4 Part 2, at most 30 frames per second, 240 frames from one
+            I-frame to the next, no B-frames, 30 frames to a slot. Frames that a slower source would repeat to reach
+            30 are left out: a repetition has no motion to add.
         frames: dense baseline: take this many RGB frames uniformly and no delta-tokens. Excludes the grid options.
         stream: which of the file's video streams, counted from 0 without cover art; None is the one that FFmpeg
             holds for the best.

@@ -128,6 +128,20 @@ def test_reading_is_in_proportion_to_the_input(monkeypatch: pytest.MonkeyPatch) 
     assert sum(read) < 20 * len(data)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+def test_a_broadcast_may_be_joined_between_keyframes(codec: str) -> None:
+    data = encoded(6, codec=codec, container="mpegts", fps=25, gop=50)
+    data = data[len(data) // 10 // 188 * 188 :]
+    options = VideoOptions(gop_slots=1)
+    got: list[GopPrimitives] = []
+    with VideoFeed(options, SIDE) as feed:
+        for start in range(0, len(data), 5000):
+            got += feed.feed(data[start : start + 5000])
+        assert got
+        got += feed.finish()
+    same(got, list(open_video(data, options).gops(SIDE)))
+
+
 def test_a_growing_video_is_not_sampled() -> None:
     data = encoded(6, container="mpegts")
     with VideoFeed(VideoOptions(gop_slots=1, max_gops=2), SIDE) as feed:

@@ -53,6 +53,8 @@ RAW = {
     "h264 open GOP": {"container": "h264", "options": (("x264-params", "open-gop=1"),)},
     "h264 with a long GOP": {"container": "h264", "gop": 600},
     "h264 4:4:4": {"container": "h264", "pix_fmt": "yuv444p"},
+    "h264 interlaced": {"container": "h264", "fps": 25, "options": (("x264-params", "tff=1"),)},
+    "h264 with intra refresh": {"container": "h264", "options": (("x264-params", "intra-refresh=1"),)},
     "h264 in avi": {"container": "avi"},
     "hevc": {"codec": "libx265", "container": "hevc", "options": X265},
     "hevc with long B-frame runs": {"codec": "libx265", "container": "hevc", "options": X265, "b_frames": 6},
