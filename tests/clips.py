@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -129,6 +130,15 @@ def audio_only() -> bytes:
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return buffer.getvalue()
+
+
+def peak_kib() -> int:
+    """Most memory that this process has held so far, KiB.
+
+    `ru_maxrss` would do, but a child inherits its parent's, so that a test's script would begin with pytest's.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
 
 
 def broken_clips() -> dict[str, bytes]:

@@ -58,7 +58,7 @@ def test_sampled_gops_decode_nothing_that_only_leads_up_to_them(decoded: list[in
 def test_eight_hours_go_by_in_bounded_memory() -> None:
     """28,800 frames at one per second, all of them slots; the first 150 of 3,600 GOPs are decoded."""
     script = """
-import resource, cope_codec, clips
+import cope_codec, clips
 data = clips.encoded(8 * 3600, width=32, height=32, fps=1, gop=250, b_frames=0, options=(("preset", "ultrafast"),))
 count = slots = 0
 for gop in cope_codec.open(data, max_gops=4096).gops(384):
@@ -66,7 +66,7 @@ for gop in cope_codec.open(data, max_gops=4096).gops(384):
     slots += len(gop.layout)
     if count == 150:  # memory stands still long before
         break
-print(count, slots, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(count, slots, clips.peak_kib())
 """
     tests = Path(__file__).resolve().parent.parent
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tests, check=True)
@@ -78,22 +78,23 @@ print(count, slots, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_a_million_packets_are_indexed_in_bounded_memory() -> None:
     """Eight hours at 30 frames per second: the index and the plan, without their pictures."""
     script = """
-import resource
+import clips
 from fractions import Fraction
 import numpy as np
 from cope_codec import VideoOptions
 from cope_codec.index import PacketIndex, StreamInfo
 from cope_codec.plan import make_plan
 n = 8 * 3600 * 30
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = clips.peak_kib()
 info = StreamInfo("mp4", "h264", 1280, 720, Fraction(1, 30), Fraction(30), False, 0)
 every = np.ones(n, bool)
 index = PacketIndex(info, np.arange(n), n, np.arange(n) % 250 == 0, every, every, np.zeros((n, 16), np.uint8), b"",
                     False, False, n)
 plan = make_plan(index, VideoOptions(max_gops=4096))
-print(len(plan.gops), plan.i_frames + plan.p_frames, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(len(plan.gops), plan.i_frames + plan.p_frames, clips.peak_kib() - before)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    tests = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tests, check=True)
     gops, slots, grown_kib = map(int, done.stdout.split())
     assert (gops, slots) == (3600, 28800)
     assert grown_kib < 150 * 1024
