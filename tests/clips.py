@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import io
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
+from av.codec.context import Flags
+from av.stream import Disposition
 
 from cope_codec import samples
 
@@ -27,11 +30,19 @@ def clip(
     disc: bool = True,
     seed: int = 0,
     quantiser: int | None = None,
+    options: tuple[tuple[str, str], ...] = (),
 ) -> bytes:
     """A textured scene with known camera motion."""
     pictures = samples.scene(width, height, seconds, fps, pan_px_s=pan, disc=disc, seed=seed)
     return samples.encode(
-        pictures, codec=codec, container=container, fps=fps, gop=gop, b_frames=b_frames, quantiser=quantiser
+        pictures,
+        codec=codec,
+        container=container,
+        fps=fps,
+        gop=gop,
+        b_frames=b_frames,
+        quantiser=quantiser,
+        options=dict(options),
     )
 
 
@@ -56,6 +67,56 @@ def clip_at(times_s: tuple[float, ...], rotation: int = 0) -> bytes:
 
 
 @functools.cache
+def encoded(
+    seconds: float = 4,
+    *,
+    codec: str = "libx264",
+    container: str = "mp4",
+    width: int = 160,
+    height: int = 96,
+    fps: int = 15,
+    gop: int = 15,
+    b_frames: int = 2,
+    pix_fmt: str = "yuv420p",
+    options: tuple[tuple[str, str], ...] = (),
+    muxer: tuple[tuple[str, str], ...] = (),
+    interlaced: bool = False,
+    first_s: float = 0.0,
+    streams: int = 1,
+    cover: bool = False,
+    seed: int = 0,
+) -> bytes:
+    """What `clip` does not do: other pixel formats, muxer options, several streams, cover art, interlaced frames."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container, options=dict(muxer)) as output:
+        tracks = []
+        for _ in range(streams):
+            track = output.add_stream(codec, rate=fps, options=dict(options))
+            track.width, track.height, track.pix_fmt = width, height, pix_fmt
+            context = track.codec_context
+            context.gop_size, context.max_b_frames, context.thread_count = gop, b_frames, 1
+            if interlaced:
+                context.flags |= Flags.interlaced_dct | Flags.interlaced_me
+            tracks.append(track)
+        if cover:
+            picture = output.add_stream("png", rate=1)
+            picture.width, picture.height, picture.pix_fmt = 640, 480, "rgb24"
+            picture.disposition = Disposition.attached_pic
+            art = av.VideoFrame(640, 480, "rgb24")
+            art.pts = 0
+        for number, track in enumerate(tracks):
+            scene = samples.scene(width, height, seconds, fps, pan_px_s=(30.0, 0.0), disc=False, seed=seed + number)
+            for position, pixels in enumerate(scene):
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt)
+                frame.pts, frame.time_base = position + round(first_s * fps), Fraction(1, fps)
+                output.mux(track.encode(frame))
+            output.mux(track.encode(None))
+        if cover:
+            output.mux(picture.encode(art))
+    return buffer.getvalue()
+
+
+@functools.cache
 def audio_only() -> bytes:
     """A WAV-in-mp4 tone: readable, but no pictures."""
     buffer = io.BytesIO()
@@ -69,6 +130,15 @@ def audio_only() -> bytes:
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return buffer.getvalue()
+
+
+def peak_kib() -> int:
+    """Most memory that this process has held so far, KiB.
+
+    `ru_maxrss` would do, but a child inherits its parent's, so that a test's script would begin with pytest's.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
 
 
 def broken_clips() -> dict[str, bytes]:

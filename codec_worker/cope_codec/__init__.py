@@ -7,6 +7,7 @@ for gop in cope_codec.open("clip.mp4", fps=1):
 """
 
 from cope_codec.errors import CODES, CodecError
+from cope_codec.feed import VideoFeed
 from cope_codec.index import PacketIndex, StreamInfo
 from cope_codec.motion import MOTION_VECTOR, FrameVectors, iter_vectors, read_vectors
 from cope_codec.options import VideoOptions
@@ -30,6 +31,7 @@ __all__ = [
     "Slot",
     "StreamInfo",
     "Video",
+    "VideoFeed",
     "VideoOptions",
     "VideoPlan",
     "iter_vectors",

@@ -87,13 +87,14 @@ class _Extractor:
         """Decode GOPs that overlap in one pass."""
         first, last = gops[0].first_packet, max(gop.last_packet for gop in gops)
         wanted = self._wanted(gops)
-        wanted_pts = set(self._index.pts[wanted].tolist())
+        # Searched, not hashed: one run can be a whole film, and a set of its timestamps 100 MB.
+        wanted_pts = np.sort(self._index.pts[wanted])
         builders = (self._builder(gop) for gop in gops)
         builder: GopBuilder | None = next(builders)
         for frame in self._reader.read(first, last, wanted):
             if builder is None:
                 break
-            if frame.pts is None or frame.pts not in wanted_pts:
+            if frame.pts is None or not _holds(wanted_pts, frame.pts):
                 continue
             self._follow(builder, frame, frame.pts)
             while builder is not None and builder.gop.slots[builder.filled].pts <= frame.pts:
@@ -116,17 +117,18 @@ class _Extractor:
         """Which packets' frames are looked at: bool (N,), decode order."""
         index = self._index
         wanted = np.zeros(len(index.pts), bool)
-        by_time: npt.NDArray[np.int64] | None = None
+        by_time = times = np.empty(0, np.int64)
         for gop in gops:
             wanted[[slot.packet for slot in gop.slots]] = True
             if self._plan.mode == "native":
                 span = slice(gop.slots[0].packet, gop.last_packet + 1)
                 wanted[span] |= index.anchor[span]
             elif self._plan.mode == "transcode":
-                if by_time is None:
+                if not len(by_time):
                     shown = np.flatnonzero(index.shown)
                     by_time = shown[np.argsort(index.pts[shown], kind="stable")]
-                wanted[_resampled(index, by_time, gop, self._plan.options.fps)] = True
+                    times = index.pts[by_time]
+                wanted[_resampled(times, by_time, gop, self._plan.options.fps)] = True
         return wanted
 
     def _follow(self, builder: GopBuilder, frame: av.VideoFrame, pts: int) -> None:
@@ -175,13 +177,19 @@ class _Extractor:
         return clipped
 
 
-def _resampled(index: PacketIndex, by_time: npt.NDArray[np.int64], gop: GopPlan, fps: float) -> npt.NDArray[np.int64]:
+def _holds(ordered: npt.NDArray[np.int64], value: int) -> bool:
+    position = int(ordered.searchsorted(value))
+    return position < len(ordered) and int(ordered[position]) == value
+
+
+def _resampled(
+    times: npt.NDArray[np.int64], by_time: npt.NDArray[np.int64], gop: GopPlan, fps: float
+) -> npt.NDArray[np.int64]:
     """Packets to re-encode: the frames shown between slots, thinned to 30 per second (paper, Sec. 3.1).
 
     Frames that a slower source would repeat are left out: a repetition has no motion to add.
     """
     per_window = max(1, round(reencode.RATE / fps))
-    times = index.pts[by_time]
     chosen = []
     for before, slot in zip(gop.slots, gop.slots[1:], strict=False):
         if slot.kind == I_SLOT:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy.typing as npt
 
 from cope_codec.errors import CodecError
 from cope_codec.limits import DEFAULT_LIMITS, Limits
+from cope_codec.order import OrderParser
 from cope_codec.shared import SharedFile
 
 Source = str | Path | bytes | SharedFile
@@ -35,6 +38,11 @@ _CONTAINERS = (
 NATIVE_CODECS = frozenset(
     {"h264", "mpeg4", "mpeg1video", "mpeg2video", "h263", "flv", "msmpeg4", "msmpeg4v1", "msmpeg4v2", "wmv1", "wmv2"}
 )
+# Containers that store no presentation times, and codecs for which FFmpeg makes up wrong ones: decode order for H.264,
+# and for MPEG-1 the first frames before it has seen that there are B-frames.
+_UNTIMED = {"avi": ("h264", "hevc"), "mpegvideo": ("mpeg1video", "mpeg2video")}
+_REORDER_FRAMES = 16  # the most that any codec lets a frame wait for its turn
+_NO_TIME = np.iinfo(np.int64).min
 _PROGRESSIVE_FIELD_ORDERS = (0, 1)  # AV_FIELD_UNKNOWN, AV_FIELD_PROGRESSIVE
 
 
@@ -76,13 +84,16 @@ class PacketIndex:
         pts: int64 (N,), presentation timestamps, ticks of `info.time_base`.
         end_pts: int64, the time at which the last frame stops being shown, ticks.
         keyframe: bool (N,), decoding can start here.
-        shown: bool (N,), the frame is presented (an edit list can hide frames that are only decoded).
+        shown: bool (N,), the frame is presented: an edit list can hide frames that are only decoded, and what comes
+            before a stream's first keyframe cannot be decoded.
         anchor: bool (N,), shown later than everything decoded before it: an I- or P-frame that later frames build
             on, as opposed to a reordered B-frame. Needs no parsing of the packets, so it works for every codec.
         digests: uint8 (N, 16), BLAKE2b of each packet's bytes.
         extradata: the codec's out-of-band headers.
-        synthetic: the container has no timestamps; `pts` counts packets at `frame_rate`.
+        synthetic: `pts` are not the container's: it has none, and they count frames in display order at the frame
+            rate, or its clock was set back on the way, and they go on. Such a stream is read from its start.
         truncated: the container ended or broke before it said so.
+        settled_pts: no frame that might still be appended is shown before this time, ticks.
     """
 
     info: StreamInfo
@@ -95,6 +106,7 @@ class PacketIndex:
     extradata: bytes
     synthetic: bool
     truncated: bool
+    settled_pts: int
 
     def __post_init__(self) -> None:
         lengths = {len(array) for array in (self.pts, self.keyframe, self.shown, self.anchor, self.digests)}
@@ -146,21 +158,29 @@ def open_container(source: Source, limits: Limits = DEFAULT_LIMITS) -> av.contai
         raise CodecError("invalid_video", "not a readable video: its metadata is damaged") from error
 
 
-def video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The moving-picture stream that FFmpeg would choose; cover art does not count.
+def video_stream(container: av.container.InputContainer, number: int | None = None) -> av.VideoStream:
+    """The moving-picture stream that FFmpeg would choose, or the one asked for; cover art does not count.
+
+    Args:
+        container: an open file.
+        number: position among the moving-picture streams; None is the default.
 
     Raises:
-        CodecError: `no_video_stream`.
+        CodecError: `no_video_stream`, or `invalid_option` for a `number` that the file does not have.
     """
     attached = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & attached]
+    if not streams:
+        kinds = sorted({stream.type for stream in container.streams})
+        raise CodecError("no_video_stream", f"the file holds no video stream (only {', '.join(kinds) or 'nothing'})")
+    if number is not None:
+        if number >= len(streams):
+            raise CodecError(
+                "invalid_option", f"there is no video stream {number}: the file has {len(streams)}", param="stream"
+            )
+        return streams[number]
     best = container.streams.best("video")
-    if isinstance(best, av.VideoStream) and not best.disposition & attached:
-        return best
-    for stream in container.streams.video:
-        if not stream.disposition & attached:
-            return stream
-    kinds = sorted({stream.type for stream in container.streams})
-    raise CodecError("no_video_stream", f"the file holds no video stream (only {', '.join(kinds) or 'nothing'})")
+    return next((stream for stream in streams if best is not None and stream.index == best.index), streams[0])
 
 
 def _reason(error: av.error.FFmpegError) -> str:
@@ -188,22 +208,26 @@ def _describe(container: av.container.InputContainer, stream: av.VideoStream, li
     )
 
 
-def read_index(source: Source, limits: Limits = DEFAULT_LIMITS) -> tuple[PacketIndex, av.container.InputContainer]:
+def read_index(
+    source: Source, limits: Limits = DEFAULT_LIMITS, *, stream: int | None = None
+) -> tuple[PacketIndex, av.container.InputContainer]:
     """Demux a video once and note its packets.
 
     Args:
         source: a path, or the bytes of a whole file.
         limits: where to stop.
+        stream: which of the video streams, as in `video_stream`.
 
     Returns:
         The packets, and the container, read to its end: opening one again takes as long as decoding ten frames.
 
     Raises:
-        CodecError: `invalid_video`, `no_video_stream`, `unsupported_codec`, `no_frames`, or `video_too_large`.
+        CodecError: `invalid_video`, `no_video_stream`, `unsupported_codec`, `no_frames`, `video_too_large`, or
+            `invalid_option`.
     """
     container = open_container(source, limits)
     try:
-        return _read(container, limits), container
+        return _read(container, stream, limits), container
     except CodecError:
         container.close()
         raise
@@ -223,24 +247,29 @@ def _refuse_longer(seconds: float, packets: int, limits: Limits) -> None:
         raise CodecError("video_too_large", f"the video has more than {limits.max_packets} frames")
 
 
-def _read(container: av.container.InputContainer, limits: Limits) -> PacketIndex:
-    pts: list[int | None] = []
-    ends: list[int] = []
-    keyframe: list[bool] = []
-    shown: list[bool] = []
-    digests: list[bytes] = []
+def _read(container: av.container.InputContainer, number: int | None, limits: Limits) -> PacketIndex:
+    # Machine types: eight hours have a million packets, and as many Python objects would take 200 MB.
+    pts, dts, durations = array("q"), array("q"), array("q")
+    keyframe, shown, digests = bytearray(), bytearray(), bytearray()
     truncated = False
-    stream = video_stream(container)
+    stream = video_stream(container, number)
     info = _describe(container, stream, limits)
     # What the container announces is refused before it is read; what it hides, when it is met.
     _refuse_longer((container.duration or 0) / av.time_base, stream.frames, limits)
     longest = int(limits.max_duration_s / info.time_base)
     earliest = latest = None
     extradata = bytes(stream.codec_context.extradata or b"")
+    untimed = info.codec in _UNTIMED.get(info.container, ())
+    parser: OrderParser | None = None
+    order: list[tuple[int, int] | None] = []
     try:
         for packet in container.demux(stream):
             if packet.size == 0:
                 continue
+            if not pts and (untimed or (packet.pts is None and packet.dts is None)):
+                parser = OrderParser(info.codec, extradata)
+            if parser is not None:
+                order.append(parser.next(bytes(packet)))
             stamp = packet.pts if packet.pts is not None else packet.dts
             if stamp is not None:
                 earliest = stamp if earliest is None else min(earliest, stamp)
@@ -249,54 +278,93 @@ def _read(container: av.container.InputContainer, limits: Limits) -> PacketIndex
                     _refuse_longer(float((latest - earliest) * info.time_base), 0, limits)
             if len(pts) == limits.max_packets:
                 _refuse_longer(0, len(pts) + 1, limits)
-            pts.append(stamp)
-            ends.append((stamp or 0) + (packet.duration or 0))
+            pts.append(_NO_TIME if stamp is None else stamp)
+            dts.append(_NO_TIME if packet.dts is None else packet.dts)
+            durations.append(packet.duration or 0)
             keyframe.append(packet.is_keyframe)
             shown.append(not packet.is_discard)
-            digests.append(digest(packet))
+            digests += digest(packet)
     except av.error.FFmpegError:
         truncated = True  # what came until here is still a video
     if not any(shown):
         raise CodecError("no_frames", "the video stream holds no frames")
-    return _assemble(info, pts, ends, keyframe, shown, digests, extradata, truncated)
-
-
-def _assemble(
-    info: StreamInfo,
-    stamps: list[int | None],
-    ends: list[int],
-    keyframe: list[bool],
-    shown: list[bool],
-    digests: list[bytes],
-    extradata: bytes,
-    truncated: bool,
-) -> PacketIndex:
-    count = len(stamps)
-    synthetic = any(stamp is None for stamp in stamps)
-    if synthetic:
-        rate = info.frame_rate or Fraction(25)
-        ticks = max(1, round(1 / (rate * info.time_base)))
-        pts = np.arange(count, dtype=np.int64) * ticks
-        end_pts = count * ticks
+    stamps, lengths = np.array(pts, np.int64), np.array(durations, np.int64)
+    keys, visible = np.array(keyframe, bool), np.array(shown, bool)
+    ticks = _frame_ticks(info, lengths)
+    if parser is not None or np.count_nonzero(stamps == _NO_TIME) * 2 > len(stamps):
+        times, synthetic = _display_ranks(order or [None] * len(stamps)) * ticks, True
+        end_pts, settled = len(stamps) * ticks, (len(stamps) - _REORDER_FRAMES) * ticks
     else:
-        pts = np.array(stamps, np.int64)
+        decoded = np.array(dts, np.int64)
+        visible &= stamps != _NO_TIME
+        if not visible.any():
+            raise CodecError("no_frames", "not one frame of the video stream says when it is shown")
+        times, decoded, synthetic = _continuous(_filled(stamps), decoded, info.time_base, ticks)
         # Containers without packet durations: the last frame is shown as long as the one before it.
-        steps = np.diff(np.sort(pts))
-        end_pts = max(int(max(ends)), int(pts.max()) + (int(steps[-1]) if len(steps) else 1))
-    keys = np.array(keyframe, bool)
-    if not keys.any():
+        steps = np.diff(np.sort(times))
+        end_pts = max(int((times + lengths).max()), int(times.max()) + (int(steps[-1]) if len(steps) else 1))
+        settled = int(decoded[-1]) if decoded[-1] != _NO_TIME else int(times.max()) - _REORDER_FRAMES * ticks
+    if keys.any():
+        first = int(np.argmax(keys))
+        decodable = (np.arange(len(keys)) >= first) & (times >= times[first])
+        visible = visible & decodable if (visible & decodable).any() else visible
+    else:
         keys[0] = True  # nothing is marked (damaged, or intra refresh): the start is the only place to begin
-    visible = np.array(shown, bool)
-    highest_before = np.concatenate(([np.iinfo(np.int64).min], np.maximum.accumulate(pts)[:-1]))
+        settled = _NO_TIME  # a keyframe that comes later would be the start instead
+    highest_before = np.concatenate(([_NO_TIME], np.maximum.accumulate(times)[:-1]))
     return PacketIndex(
         info=info,
-        pts=pts,
+        pts=times,
         end_pts=end_pts,
         keyframe=keys,
         shown=visible,
-        anchor=(pts > highest_before) & visible,
-        digests=np.frombuffer(b"".join(digests), np.uint8).reshape(count, _DIGEST_BYTES),
+        anchor=(times > highest_before) & visible,
+        digests=np.frombuffer(bytes(digests), np.uint8).reshape(len(times), _DIGEST_BYTES),
         extradata=extradata,
         synthetic=synthetic,
         truncated=truncated,
+        settled_pts=settled,
     )
+
+
+def _frame_ticks(info: StreamInfo, durations: npt.NDArray[np.int64]) -> int:
+    """How long one frame is shown, ticks: what the packets say first, for raw streams have no other true rate."""
+    known = durations[durations > 0]
+    if len(known):
+        return int(known[0])
+    return max(1, round(1 / ((info.frame_rate or Fraction(25)) * info.time_base)))
+
+
+def _display_ranks(order: Sequence[tuple[int, int] | None]) -> npt.NDArray[np.int64]:
+    """Position of each packet in display order; where a header does not tell, behind the packet before it."""
+    place = (0, 0)
+    places = [place := known or place for known in order]
+    by_time = sorted(range(len(order)), key=places.__getitem__)
+    ranks = np.empty(len(order), np.int64)
+    ranks[by_time] = np.arange(len(order))
+    return ranks
+
+
+def _filled(stamps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Timestamps without gaps: a packet that has none (it is not shown) takes the one before it, or the first."""
+    known = np.flatnonzero(stamps != _NO_TIME)
+    before = np.searchsorted(known, np.arange(len(stamps)), side="right") - 1
+    filled: npt.NDArray[np.int64] = stamps[known[np.maximum(before, 0)]]
+    return filled
+
+
+def _continuous(
+    pts: npt.NDArray[np.int64], dts: npt.NDArray[np.int64], time_base: Fraction, ticks: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], bool]:
+    """Undo every jump of the clock back by more than a second, as in transport streams that were joined.
+
+    Returns:
+        pts, dts, and whether anything was changed.
+    """
+    if (dts == _NO_TIME).any():
+        return pts, dts, False
+    jumps = np.flatnonzero(np.diff(dts) < -round(1 / time_base)) + 1
+    offsets = np.zeros(len(dts), np.int64)
+    offsets[jumps] = dts[jumps - 1] + ticks - dts[jumps]
+    offsets = np.cumsum(offsets)
+    return pts + offsets, dts + offsets, bool(len(jumps))

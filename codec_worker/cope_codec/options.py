@@ -19,10 +19,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "gop_slots": (1, 64),
     "max_gops": (1, 4096),
     "frames": (1, 4096),
+    "stream": (0, 63),
     "start_s": (0.0, math.inf),
     "end_s": (0.0, math.inf),
 }
-_INTEGERS = ("keyframes_per_gop", "gop_slots", "max_gops", "frames")
+_INTEGERS = ("keyframes_per_gop", "gop_slots", "max_gops", "frames", "stream")
 _GRID = ("fps", "keyframes_per_gop", "gop_slots", "max_gops", "mode")
 
 
@@ -38,8 +39,13 @@ class VideoOptions:
         end_s: end of the clip (the frame at `end_s` is outside), seconds from the first frame; None is the last frame.
         max_gops: a longer video is represented by this many GOPs, sampled uniformly.
         mode: where motion vectors come from: `native` (the stream's own), `transcode` (re-encoded as the paper
-            does), `auto` (native where the codec carries usable vectors).
+            does), `auto` (native where the codec carries usable vectors). With the other options at their defaults
+            `transcode` is the paper's definition: MPEG-4 Part 2, at most 30 frames per second, 240 frames from one
+            I-frame to the next, no B-frames, 30 frames to a slot. Frames that a slower source would repeat to reach
+            30 are left out: a repetition has no motion to add.
         frames: dense baseline: take this many RGB frames uniformly and no delta-tokens. Excludes the grid options.
+        stream: which of the file's video streams, counted from 0 without cover art; None is the one that FFmpeg
+            holds for the best.
 
     Raises:
         CodecError: `invalid_option`, with `param` set, for a value that is out of range or contradicts another.
@@ -53,11 +59,12 @@ class VideoOptions:
     max_gops: int = 64
     mode: Mode = "auto"
     frames: int | None = None
+    stream: int | None = None
 
     def __post_init__(self) -> None:
         for name, (lowest, highest) in _RANGES.items():
             value = getattr(self, name)
-            if value is None and name in ("start_s", "end_s", "frames"):
+            if value is None and name in ("start_s", "end_s", "frames", "stream"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise CodecError("invalid_option", f"{name} must be a finite number, not {value!r}", param=name)

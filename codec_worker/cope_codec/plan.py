@@ -46,7 +46,8 @@ class GopPlan:
     """Up to `gop_slots` consecutive slots that begin with a keyframe.
 
     Attributes:
-        index: position among all GOPs of the clip; sampling leaves positions out.
+        index: position among all GOPs of the clip; sampling leaves positions out, and a sampled GOP that was moved to
+            a keyframe has the position of the one that it starts in.
         key: identity of the content: hash of the packets from `first_packet` to `last_packet`, of the codec's headers
             and of every option that shapes the arrays. It does not change when the video grows.
         slots: in time order.
@@ -131,18 +132,26 @@ def resolve_mode(index: PacketIndex, options: VideoOptions) -> PlanMode:
     return options.mode
 
 
-def make_plan(index: PacketIndex, options: VideoOptions) -> VideoPlan:
+def make_plan(index: PacketIndex, options: VideoOptions, *, sample: bool = True) -> VideoPlan:
     """Cut a video into slots and GOPs.
 
     A slot is the first usable frame within its cell of the time grid; a cell without one has no slot, so a still
     picture of an hour costs no more than what changes in it. Usable are anchors in native mode (B-frames carry no
     vectors that later frames build on) and all frames otherwise.
 
+    A clip of more than `max_gops` GOPs is represented by that many, spread uniformly. Each then starts at the codec
+    keyframe nearest to its uniform place, if there is one close by, and its grid starts with it: nothing is decoded
+    only to get there.
+
+    Args:
+        index: the packets.
+        options: how to cut.
+        sample: honour `max_gops`; a video that still grows cannot be sampled.
+
     Raises:
         CodecError: `no_frames` when the clip holds none, `invalid_option` from `resolve_mode`.
     """
     mode = resolve_mode(index, options)
-    info = index.info
     in_clip = _clip(index, options)
     shown = np.flatnonzero(in_clip & index.shown)
     if not len(shown):
@@ -152,29 +161,30 @@ def make_plan(index: PacketIndex, options: VideoOptions) -> VideoPlan:
     by_time = shown[np.argsort(index.pts[shown], kind="stable")]
     # Damaged files show several frames at one time: no slot may, so the first of them stands for all.
     by_time = by_time[np.concatenate(([True], np.diff(index.pts[by_time]) > 0))]
+    keyframes = frozenset(options.keyframe_slots())
     if mode == "dense":
         assert options.frames is not None
         picks = np.linspace(0, len(by_time) - 1, min(options.frames, len(by_time))).astype(np.int64)
-        chosen, per_gop, keyframes = by_time[picks], DENSE_FRAMES_PER_GOP, frozenset(range(DENSE_FRAMES_PER_GOP))
+        keyframes = frozenset(range(DENSE_FRAMES_PER_GOP))
+        groups = list(enumerate(_split(by_time[picks], DENSE_FRAMES_PER_GOP)))
+        total = len(groups)
     else:
         usable = by_time[index.anchor[by_time]] if mode == "native" else by_time
         # A clip can start between two anchors and end before the next one: take its first frame then.
         usable = usable if len(usable) else by_time[:1]
-        origin = index.start_pts + _ticks(options.start_s, info.time_base)
-        cells = _cells(index.pts[usable] - origin, info.time_base, options.fps)
-        chosen = usable[np.concatenate(([True], np.diff(cells) > 0))]
-        per_gop, keyframes = options.gop_slots, frozenset(options.keyframe_slots())
+        origin = index.start_pts + _ticks(options.start_s, index.info.time_base)
+        whole = _split(_first_of_cells(index, usable, origin, options.fps), options.gop_slots)
+        total = len(whole)
+        groups = list(enumerate(whole))
+        if sample and total > options.max_gops:
+            groups = _sampled(index, usable, whole, options)
 
     start = index.start_pts
-    tick_s = float(info.time_base)
-    groups = [chosen[i : i + per_gop] for i in range(0, len(chosen), per_gop)]
-    taken = range(len(groups))
-    if mode != "dense" and len(groups) > options.max_gops:
-        taken_array = np.linspace(0, len(groups) - 1, options.max_gops).astype(int)
-        taken = taken_array.tolist()
+    tick_s = float(index.info.time_base)
+    key_packets = np.flatnonzero(index.keyframe)
     last_needed = _last_needed(index)
     gops = []
-    for number in taken:
+    for number, group in groups:
         slots = tuple(
             Slot(
                 packet=int(packet),
@@ -182,9 +192,9 @@ def make_plan(index: PacketIndex, options: VideoOptions) -> VideoPlan:
                 time_s=(int(index.pts[packet]) - start) * tick_s,
                 kind=I_SLOT if position in keyframes else P_SLOT,
             )
-            for position, packet in enumerate(groups[number])
+            for position, packet in enumerate(group)
         )
-        first = _decode_start(index, slots)
+        first = _decode_start(index, key_packets, slots)
         # Between its slots, transcoding also needs every frame shown; the others need the slots' own packets.
         last = max(slot.packet for slot in slots)
         if mode == "transcode":
@@ -193,9 +203,59 @@ def make_plan(index: PacketIndex, options: VideoOptions) -> VideoPlan:
         gops.append(GopPlan(index=number, key=key, slots=slots, first_packet=first, last_packet=last))
     clip_end = index.end_pts
     if options.end_s is not None:
-        clip_end = min(clip_end, start + _ticks(options.end_s, info.time_base))
+        clip_end = min(clip_end, start + _ticks(options.end_s, index.info.time_base))
     seconds = (clip_end - start) * tick_s - (options.start_s or 0.0)
-    return VideoPlan(options, mode, max(seconds, 0.0), len(by_time), tuple(gops), len(groups))
+    return VideoPlan(options, mode, max(seconds, 0.0), len(by_time), tuple(gops), total)
+
+
+def _split(packets: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
+    return [packets[i : i + size] for i in range(0, len(packets), size)]
+
+
+def _first_of_cells(
+    index: PacketIndex, packets: npt.NDArray[np.int64], origin: int, fps: float
+) -> npt.NDArray[np.int64]:
+    """The first packet of each cell of the grid that starts at `origin`; `packets` are in time order."""
+    cells = _cells(index.pts[packets] - origin, index.info.time_base, fps)
+    chosen: npt.NDArray[np.int64] = packets[np.concatenate(([True], np.diff(cells) > 0))]
+    return chosen
+
+
+def _sampled(
+    index: PacketIndex,
+    usable: npt.NDArray[np.int64],
+    whole: Sequence[npt.NDArray[np.int64]],
+    options: VideoOptions,
+) -> list[tuple[int, npt.NDArray[np.int64]]]:
+    """`max_gops` GOPs of the clip, spread uniformly and moved to keyframes: (position, packets of the slots)."""
+    taken = np.linspace(0, len(whole) - 1, options.max_gops).astype(int)
+    starts = np.array([index.pts[group[0]] for group in whole], np.int64)
+    ends = np.append(starts[1:], int(index.pts[usable[-1]]) + 1)
+    times = index.pts[usable]
+    keys = usable[index.keyframe[usable]]
+    key_times = index.pts[keys]
+    # Half the gap to each neighbour: two GOPs that move towards each other still do not meet. The first cannot move
+    # back, and the last does not move on, for it would run out of slots.
+    room_before = np.append(0, (starts[taken[1:]] - ends[taken[:-1]]) // 2)
+    room_after = np.append(room_before[1:], 0)
+    moved = starts[taken]
+    for i, number in enumerate(taken):
+        low, high = np.searchsorted(key_times, [moved[i] - room_before[i], moved[i] + room_after[i] + 1])
+        if low < high:
+            nearest = low + int(np.argmin(np.abs(key_times[low:high] - starts[number])))
+            moved[i] = key_times[nearest]
+    limits = np.append(moved[1:], ends[-1])
+    sampled: list[tuple[int, npt.NDArray[np.int64]]] = []
+    for number, begin, limit in zip(taken, moved, limits, strict=True):
+        group = whole[number]
+        if begin != starts[number]:
+            low, high = np.searchsorted(times, [begin, limit])
+            group = _first_of_cells(index, usable[low:high], int(begin), options.fps)[: options.gop_slots]
+        place = int(np.searchsorted(starts, begin, side="right")) - 1
+        if sampled and place <= sampled[-1][0]:
+            place, group = int(number), whole[number]  # both came to the same long GOP: this one stays where it was
+        sampled.append((place, group))
+    return sampled
 
 
 def _ticks(seconds: float | None, time_base: Fraction) -> int:
@@ -223,15 +283,15 @@ def _cells(offset: npt.NDArray[np.int64], time_base: Fraction, fps: float) -> np
     return np.asarray(wide * rate.numerator // rate.denominator, np.int64)
 
 
-def _decode_start(index: PacketIndex, slots: Sequence[Slot]) -> int:
+def _decode_start(index: PacketIndex, key_packets: npt.NDArray[np.int64], slots: Sequence[Slot]) -> int:
     """The last keyframe from which every slot can be decoded.
 
     A frame that is decoded after a keyframe but shown before it (a leading picture of an open GOP) may build on what
     came before that keyframe, hence the look at the timestamps.
     """
-    candidates = np.flatnonzero(index.keyframe[: min(slot.packet for slot in slots) + 1])
+    before = int(np.searchsorted(key_packets, min(slot.packet for slot in slots), side="right"))
     first_pts = min(slot.pts for slot in slots)
-    for packet in candidates[::-1]:
+    for packet in key_packets[:before][::-1]:
         if index.pts[packet] <= first_pts:
             return int(packet)
     return 0

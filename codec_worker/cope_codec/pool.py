@@ -38,9 +38,9 @@ from cope_codec.handover import Handover
 from cope_codec.limits import DEFAULT_LIMITS, Limits
 from cope_codec.options import VideoOptions
 from cope_codec.plan import GopPlan, VideoPlan
-from cope_codec.primitives import CELL_PX, GopPrimitives
+from cope_codec.primitives import GopPrimitives
 from cope_codec.shared import anonymous_file, dump, load, share_source
-from cope_codec.video import MODEL_SIDE, Video, some_decoded
+from cope_codec.video import MODEL_SIDE, Video, check_side, some_decoded
 
 MOST_GROUP_GOPS = 8  # of one task: 8 GOPs of the default size are a result of 55 MB
 _TICK_S = 0.05
@@ -511,8 +511,7 @@ class PooledVideo(Video):
             CodecError: `undecodable_video` when no frame can be decoded, `timeout`, `out_of_memory`, `worker_died`.
             ValueError: `side` is not a positive multiple of 4.
         """
-        if side < CELL_PX or side % CELL_PX:
-            raise ValueError(f"side must be a positive multiple of {CELL_PX}, not {side}")
+        check_side(side)
         chosen = self.plan.gops if only is None else only
         gops = self._gops(side, chosen)
         return gops if only is not None else some_decoded(gops)

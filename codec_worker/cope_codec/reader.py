@@ -43,7 +43,7 @@ class FrameReader:
         self._source, self._index = source, index
         self._vectors, self._threads = vectors, threads
         self._pushed = vectors and index.info.codec != "h264"
-        self._by_pts: dict[int, int] | None = None
+        self._by_pts: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
         self.errors = 0
         self._attach(container)
         self._next: int | None = None  # the packet that the demuxer will give next; None is unknown
@@ -93,20 +93,23 @@ class FrameReader:
             context.flush_buffers()  # a drained decoder takes no packets, and the caller may have left half-way
         self._used = True
         opener: Packet[av.VideoStream] | None = None
+        opened = False  # the opener's own frame has come out
         for number, packet in self._packets(first, last):
             opener = packet if opener is None else opener
             context.skip_frame = "DEFAULT" if wanted[number] else "NONREF"
             if packet.pts is None or self._index.synthetic:
                 packet.pts = int(self._index.pts[number])
             try:
-                yield from context.decode(packet)
+                for frame in context.decode(packet):
+                    opened |= frame.pts == opener.pts
+                    yield frame
             except av.error.FFmpegError as error:
                 self._note(error)
         try:
             if self._pushed and opener is not None:
                 # The MPEG decoders hold back one frame, and draining gives it without its vectors. Another packet
                 # makes them hand it out whole; the keyframe of this range is at hand, and its second frame is dropped.
-                yield from (frame for frame in context.decode(opener) if frame.pts != opener.pts)
+                yield from (frame for frame in context.decode(opener) if frame.pts != opener.pts or not opened)
             else:
                 yield from context.decode(None)
         except av.error.FFmpegError as error:
@@ -160,13 +163,16 @@ class FrameReader:
         if packet is None:
             return None
         stamp = packet.pts if packet.pts is not None else packet.dts
-        landed = None if stamp is None else self._positions().get(stamp)
+        landed = None if stamp is None else self._position(stamp)
         # Program streams can land in the middle of a frame, and damaged files anywhere.
         return landed if landed is not None and digest(packet) == self._index.digests[landed].tobytes() else None
 
-    def _positions(self) -> dict[int, int]:
-        """Packet by timestamp, without timestamps that occur twice."""
+    def _position(self, pts: int) -> int | None:
+        """The packet with this timestamp, unless none or several have it."""
         if self._by_pts is None:
-            values, first, counts = np.unique(self._index.pts, return_index=True, return_counts=True)
-            self._by_pts = dict(zip(values[counts == 1].tolist(), first[counts == 1].tolist(), strict=True))
-        return self._by_pts
+            # Sorted arrays: a dictionary of eight hours would take 100 MB.
+            order = np.argsort(self._index.pts, kind="stable")
+            self._by_pts = self._index.pts[order], order
+        stamps, order = self._by_pts
+        low, high = np.searchsorted(stamps, pts), np.searchsorted(stamps, pts, side="right")
+        return int(order[low]) if high - low == 1 else None

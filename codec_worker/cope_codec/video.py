@@ -22,6 +22,16 @@ MAX_SIDE = 2048  # a GOP's residuals would take 170 MB
 MODEL_SIDE = 384  # SigLIP so400m-patch14-384, the vision encoder of LLaVA-Video
 
 
+def check_side(side: int) -> None:
+    """Refuse a model side that motion cells do not divide.
+
+    Raises:
+        ValueError: `side` is not a multiple of 4 within 4..2048.
+    """
+    if not CELL_PX <= side <= MAX_SIDE or side % CELL_PX:
+        raise ValueError(f"side must be a multiple of {CELL_PX} from {CELL_PX} to {MAX_SIDE}, not {side}")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Video:
     """A video whose packets have been read and whose slots are planned.
@@ -57,8 +67,7 @@ class Video:
             CodecError: `undecodable_video` at the end of a whole video of which no frame could be decoded.
             ValueError: `side` is not a multiple of 4 within 4..2048.
         """
-        if not CELL_PX <= side <= MAX_SIDE or side % CELL_PX:
-            raise ValueError(f"side must be a multiple of {CELL_PX} from {CELL_PX} to {MAX_SIDE}, not {side}")
+        check_side(side)
         try:
             container = self._opened.pop()  # one step: two threads never get the same one
         except IndexError:
@@ -117,7 +126,7 @@ def open(
     if isinstance(source, str):
         source = Path(source)
     chosen = options or VideoOptions.from_mapping(values)
-    index, container = read_index(source, limits)
+    index, container = read_index(source, limits, stream=chosen.stream)
     try:
         plan = make_plan(index, chosen)
         pixels = decoded_packets(plan.gops) * index.info.width * index.info.height

@@ -61,9 +61,29 @@ def test_an_empty_clip_is_an_error_that_names_the_option() -> None:
 
 
 def test_long_videos_are_sampled_uniformly() -> None:
+    """Uniform would be 0, 7, 15, 23, 31; each moves to the nearest of the keyframes, six seconds (3 GOPs) apart."""
     video = cope_codec.open(clip(64, width=160, height=96, fps=5), gop_slots=2, max_gops=5)
-    assert [gop.index for gop in video.plan.gops] == [0, 7, 15, 23, 31]
+    assert [gop.index for gop in video.plan.gops] == [0, 6, 15, 24, 30]
+    assert [gop.slots[0].time_s for gop in video.plan.gops] == [0.0, 12.0, 30.0, 48.0, 60.0]
+    assert [len(gop.slots) for gop in video.plan.gops] == [2] * 5
     assert video.plan.total_gops == 32
+
+
+@pytest.mark.parametrize("mode", ["native", "transcode"])
+@pytest.mark.parametrize("max_gops", [1, 2, 11, 21])
+@pytest.mark.parametrize("codec_gop", [7, 33, 600])
+def test_sampled_gops_do_not_overlap(mode: str, max_gops: int, codec_gop: int) -> None:
+    data = clip(64, width=160, height=96, fps=5, gop=codec_gop)
+    plan = cope_codec.open(data, gop_slots=3, max_gops=max_gops, mode=mode).plan
+    assert len(plan.gops) == max_gops
+    times = [slot.time_s for gop in plan.gops for slot in gop.slots]
+    assert all(later > earlier for earlier, later in pairwise(times))
+    places = [gop.index for gop in plan.gops]
+    assert places == sorted(set(places))
+    uniform = np.linspace(0, plan.total_gops - 1, max_gops).astype(int)
+    assert np.abs(np.array(places) - uniform).max() <= plan.total_gops / max_gops / 2
+    assert len({gop.key for gop in plan.gops}) == max_gops
+    assert all(len(gop.slots) == 3 for gop in plan.gops[:-1])
 
 
 def test_dense_frames_are_uniform_and_all_pictures() -> None:

@@ -39,6 +39,10 @@ def do(pool: CodecPool, function: Callable[..., object], *arguments: Any) -> Any
     return pool._submit(worker.call, (function, *arguments), [])
 
 
+# Cancelling takes 45 to 185 ms on an idle machine (docs/measurements.md); this bound only tells it from waiting for the end.
+SOON_S = 1.5
+
+
 def until(what: Callable[[], bool], within_s: float = 30) -> float:
     started = time.monotonic()
     while not what():
@@ -186,7 +190,7 @@ def test_workers_killed_in_the_middle_leave_nothing(pool: CodecPool) -> None:
     data = clip(24, width=640, height=480)
     for _ in range(3):
         video = pool.open(data, VideoOptions(gop_slots=2, fps=4))
-        gops = video.gops(384)
+        gops = video.gops(1536)  # large pictures: seconds of work, of which the kill hits the middle
         next(gops)
         for pid in pool.pids():
             os.kill(pid, signal.SIGKILL)
@@ -215,7 +219,7 @@ def test_a_cancelled_task_leaves_its_worker_warm(pool: CodecPool) -> None:
     pids, restarts = pool.pids(), pool.stats().restarts
     job = running(pool, time.sleep, 60)
     assert job.cancel()
-    assert until(lambda: pool.stats().busy == 0) < 0.2
+    assert until(lambda: pool.stats().busy == 0) < SOON_S
     assert pool.pids() == pids
     assert pool.stats().restarts == restarts
     assert do(pool, int, "7").result(timeout=5) == 7
@@ -227,7 +231,7 @@ def test_a_worker_that_does_not_let_go_is_killed(pool: CodecPool) -> None:
     pid = job.pid
     assert job.cancel()
     # Its process ends, and is no more than a zombie until pebble collects it.
-    assert until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie") < 0.25
+    assert until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie") < SOON_S
     pool.wait_until_warm()
 
 
@@ -236,7 +240,7 @@ def test_leaving_a_loop_frees_the_workers(pool: CodecPool) -> None:
     gops = pool.open(clip(24, width=640, height=480), VideoOptions(gop_slots=1, fps=15, max_gops=360)).gops(384)
     next(gops)
     gops.close()
-    assert until(lambda: pool.stats().busy == 0 and pool.stats().queued == 0) < 0.3
+    assert until(lambda: pool.stats().busy == 0 and pool.stats().queued == 0) < SOON_S
 
 
 def test_cancelling_a_coroutine_frees_the_workers(pool: CodecPool) -> None:
@@ -247,7 +251,7 @@ def test_cancelling_a_coroutine_frees_the_workers(pool: CodecPool) -> None:
             await asyncio.wait_for(pool.extract(clip(24, width=640, height=480), VideoOptions(fps=15), 384), 0.15)
 
     asyncio.run(leave())
-    assert until(lambda: pool.stats().busy == 0 and pool.stats().queued == 0) < 0.3
+    assert until(lambda: pool.stats().busy == 0 and pool.stats().queued == 0) < SOON_S
 
 
 def test_the_queue_is_bounded() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-OPTION_NAMES = ("fps", "keyframes_per_gop", "gop_slots", "start_s", "end_s", "max_gops", "mode", "frames")
+OPTION_NAMES = ("fps", "keyframes_per_gop", "gop_slots", "start_s", "end_s", "max_gops", "mode", "frames", "stream")
 _TYPES: dict[str, type] = {"fps": float, "start_s": float, "end_s": float, "mode": str}
 _HELP = {
     "fps": "slots per second (default 1)",
@@ -18,6 +18,7 @@ _HELP = {
     "max_gops": "sample longer videos to this many GOPs (default 64)",
     "mode": "native, transcode or auto (default)",
     "frames": "dense baseline: this many RGB frames and no delta-tokens",
+    "stream": "which video stream of the file, from 0 (default: the best one)",
 }
 
 stdout = Console()
