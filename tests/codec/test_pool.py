@@ -39,7 +39,7 @@ def do(pool: CodecPool, function: Callable[..., object], *arguments: Any) -> Any
     return pool._submit(worker.call, (function, *arguments), [])
 
 
-# Cancelling takes 45 to 185 ms on an idle machine (docs/measurements.md); this bound only tells it from waiting for the end.
+# Cancelling takes 45 to 185 ms on an idle machine (docs/measurements.md); this only tells it from waiting for the end.
 SOON_S = 1.5
 
 
