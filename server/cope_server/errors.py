@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 
+_TOO_LARGE = ("video_too_large", "media_too_large")
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Answer media errors with their own code; vLLM's handler would put the HTTP status there.
 
@@ -21,7 +24,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def media_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, MediaError | MediaFetchError)
-        status = HTTPStatus.BAD_REQUEST if isinstance(error, MediaError) else HTTPStatus.UNPROCESSABLE_ENTITY
+        usual = HTTPStatus.BAD_REQUEST if isinstance(error, MediaError) else HTTPStatus.UNPROCESSABLE_ENTITY
+        status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if error.code in _TOO_LARGE else usual
         return JSONResponse(error_body(str(error), error.parameter, error.code), status)
 
     # Starlette takes the handler of the most special class, so these come before vLLM's for its base classes.

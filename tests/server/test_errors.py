@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from requirements import require
+
+from cope_codec import CodecError
+from cope_server.errors import add_error_handlers
+
+PART = "messages[0].content[1].video_url"
+
+
+@pytest.fixture
+def client() -> TestClient:
+    require("ENGINE", find_spec("vllm") is not None, "vLLM is not installed (make setup)")
+    from cope_model.media_errors import MediaFetchError, from_codec
+
+    app = FastAPI()
+    add_error_handlers(app)
+
+    @app.get("/{code}")
+    def fail(code: str) -> None:
+        if code == "unreachable_url":
+            raise MediaFetchError("nobody answers", parameter=PART)
+        raise from_codec(CodecError(code, "no good", param="fps" if code == "invalid_option" else None), PART)  # type: ignore[arg-type]
+
+    return TestClient(app)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "param"),
+    [
+        ("invalid_video", 400, PART),
+        ("invalid_option", 400, f"{PART}.fps"),
+        ("unreachable_url", 422, PART),
+        ("video_too_large", 413, PART),
+    ],
+)
+def test_refusals_have_openais_shape_and_their_own_code(client: TestClient, code: str, status: int, param: str) -> None:
+    answer = client.get(f"/{code}")
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert (error["code"], error["param"], error["type"]) == (code, param, "invalid_request_error")
+    assert error["message"] in ("no good", "nobody answers")
