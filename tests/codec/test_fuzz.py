@@ -53,8 +53,8 @@ def originals() -> list[tuple[str, bytes]]:
     pictures = samples.scene(96, 64, 2, 10)
     how = {"codec": "mjpeg", "container": "mov", "options": {"strict": "unofficial"}}
     found.append(("mjpeg mov", samples.encode(pictures, fps=10, b_frames=0, **how)))  # type: ignore[arg-type]
-    for name in REAL:
-        path: Path = VIDEOS / name
+    for name in REAL if VIDEOS else ():
+        path = Path(VIDEOS) / name
         if path.is_file() and path.stat().st_size <= MOST_REAL_BYTES:
             found.append((name, path.read_bytes()))
     return found
