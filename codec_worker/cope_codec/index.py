@@ -138,11 +138,13 @@ def open_container(source: Source, limits: Limits = DEFAULT_LIMITS) -> av.contai
         raise CodecError("invalid_video", "the video is empty (0 bytes)")
     if size > limits.max_bytes:
         raise CodecError("video_too_large", f"the video has {size} bytes; at most {limits.max_bytes} are accepted")
-    target: str | io.BytesIO | io.RawIOBase = str(source)
+    target: str | io.BytesIO | io.RawIOBase
     if isinstance(source, bytes):
         target = io.BytesIO(source)
     elif isinstance(source, SharedFile):
         target = source.open()
+    else:
+        target = str(source)
     options = {
         "max_pixels": str(limits.max_pixels),
         "format_whitelist": _CONTAINERS,
