@@ -48,7 +48,7 @@ def _row(builder: Any, start: Any, stride: Any, number: int) -> Any:
     return builder.add(start, builder.mul(stride, ir.Constant(_I64, number)))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def lerp_cell(typing, source, at, stride, w00, w01, w10, w11, out, to):  # type: ignore[no-untyped-def]
     """Interpolate a cell bilinearly: 4 rows of 16 bytes from 5 rows of `source`.
 
@@ -85,7 +85,7 @@ def lerp_cell(typing, source, at, stride, w00, w01, w10, w11, out, to):  # type:
     return signature, generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def sad_cell(typing, one, at, other, to, stride):  # type: ignore[no-untyped-def]
     """Sum of absolute differences of a cell (4 rows of 12 bytes) of two pictures, int32."""
     signature = types.int32(one, types.intp, other, types.intp, types.intp)
@@ -108,7 +108,7 @@ def sad_cell(typing, one, at, other, to, stride):  # type: ignore[no-untyped-def
     return signature, generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def copy_cell(typing, source, at, stride, out, to):  # type: ignore[no-untyped-def]
     """Copy 4 rows of 16 bytes; both pictures have the same stride."""
     signature = types.void(source, types.intp, types.intp, out, types.intp)
@@ -123,7 +123,7 @@ def copy_cell(typing, source, at, stride, out, to):  # type: ignore[no-untyped-d
     return signature, generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def swap_red_and_blue(typing, source, at, out, to):  # type: ignore[no-untyped-def]
     """Turn 4 pixels BGR into RGB, or back; 4 bytes behind them are overwritten."""
     signature = types.void(source, types.intp, out, types.intp)

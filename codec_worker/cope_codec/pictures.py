@@ -51,5 +51,5 @@ class Scaler:
         scaled = self._reformatter.reformat(frame, side, side, "bgr24", interpolation=_SCALING, threads=1)
         plane = scaled.planes[0]
         out = np.empty((side, side, 3), np.uint8)
-        _to_rgb(np.frombuffer(plane, np.uint8), plane.line_size, out.reshape(side, -1))
+        _to_rgb(np.frombuffer(memoryview(plane), np.uint8), plane.line_size, out.reshape(side, -1))
         return out
