@@ -49,6 +49,12 @@ class VideoGops:
         return f"VideoGops({len(self.plan.gops)} GOPs, {state}, {self.plan.mode})"
 
 
+def length_s(video: Video) -> float:
+    """Length of the whole video, of which options may have chosen a part, seconds: the times of slots lie within."""
+    index = video.index
+    return (index.end_pts - index.start_pts) * float(index.info.time_base)
+
+
 def extract(video: Video, side: int) -> tuple[GopPrimitives, ...]:
     """All GOPs of a video, through the process-wide cache of primitives.
 
@@ -94,7 +100,11 @@ def load(
 
 @VIDEO_LOADER_REGISTRY.register(BACKEND, video_processor=VIDEO_PROCESSOR)
 class CoPEVideoLoader(VideoLoader):  # type: ignore[misc]
-    """The loader as vLLM sees it; `--media-io-kwargs '{"video": {"side": 384}}'` makes it extract at once."""
+    """The loader as vLLM sees it; `--media-io-kwargs '{"video": {"side": 384}}'` makes it extract at once.
+
+    vLLM chooses it by the model's preprocessor_config.json; where that is missing, as in LLaVA-Video's published files,
+    by `"video_backend": "cope"` in the same option.
+    """
 
     @classmethod
     def load_bytes(
