@@ -24,10 +24,12 @@ QUESTION = {"type": "text", "text": "What happens in the video?"}
 class Engine:
     """vLLM and the reference with one checkpoint."""
 
-    def __init__(self, directory: Path, overrides: dict[str, Any], **options: Any) -> None:
+    def __init__(
+        self, directory: Path, overrides: dict[str, Any], reference: Reference | None = None, **options: Any
+    ) -> None:
         from vllm import LLM
 
-        self.reference = Reference.load(directory, **overrides)
+        self.reference = reference or Reference.load(directory, **overrides)
         self.llm = LLM(
             str(directory),
             dtype="float32",
@@ -47,11 +49,13 @@ class Engine:
         for part in parts:
             if part["type"] != "text":
                 media.setdefault(part["type"], []).append(part[part["type"]])
-        placeholders = self.reference.model.config.placeholders
-        lines = [placeholders[name] for name, items in media.items() for _ in items]
-        text = "\n".join([*lines, *(part["text"] for part in parts if part["type"] == "text")])
+        config = self.reference.model.config
+        lines = [config.placeholders[name] for name, items in media.items() for _ in items]
+        content: Any = "\n".join([*lines, *(part["text"] for part in parts if part["type"] == "text")])
+        if config.model_type == "cope_videolm":  # whose own template takes parts
+            content = [part if part["type"] == "text" else {"type": part["type"]} for part in parts]
         prompt: dict[str, Any] = self.reference.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
+            [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=True
         )
         request: dict[str, Any] = {"prompt_token_ids": prompt["input_ids"]}
         if media:
@@ -210,3 +214,88 @@ def test_config_json_gives_the_geometry(llava_dir: Path, average: Engine) -> Non
     assert geometry_from_config(published).i_tokens == 30
     overridden = {**published, "model_type": "llava", "mm_spatial_pool_mode": "average"}
     assert geometry_from_config(overridden) == average.reference.model.config.geometry
+
+
+def quantise(directory: Path) -> None:
+    """The language model in int8, weights per channel and activations per token, as llm-compressor writes it."""
+    from safetensors.torch import load_file, save_file
+
+    index = json.loads((directory / "model.safetensors.index.json").read_text())
+    for path in directory.glob("*.safetensors"):
+        state = load_file(path)
+        for name, weight in list(state.items()):
+            if name.startswith("model.layers.") and name.endswith("proj.weight"):
+                scale = weight.abs().amax(1, keepdim=True) / 127
+                state[name] = (weight / scale).round().to(torch.int8)
+                state[f"{name}_scale"] = scale
+                index["weight_map"][f"{name}_scale"] = path.name
+        save_file(state, path, metadata={"format": "pt"})
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = json.loads((directory / "config.json").read_text())
+    eight_bits = {"num_bits": 8, "type": "int", "symmetric": True}
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "config_groups": {
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": {**eight_bits, "strategy": "channel", "dynamic": False},
+                "input_activations": {**eight_bits, "strategy": "token", "dynamic": True},
+            }
+        },
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+
+
+def test_int8_weights_and_activations_of_the_language_model(tmp_path: Path) -> None:
+    directory = write_llava(tmp_path)
+    reference = Reference.load(directory)
+    quantise(directory)
+    engine = Engine(directory, {}, reference=reference)
+    parts = {
+        "self_attn.qkv_proj": ("q", "k", "v"), "self_attn.o_proj": ("o",), "mlp.gate_up_proj": ("gate", "up"),
+        "mlp.down_proj": ("down",),
+    }  # fmt: skip
+    random = torch.Generator().manual_seed(0)
+    inputs = {width: torch.randn(32, width, generator=random) for width in (192, 320)}
+
+    def through(model: torch.nn.Module) -> dict[str, tuple[str, torch.Tensor]]:
+        found = {}
+        for layer, block in enumerate(model.language_model.model.layers):
+            for name in parts:
+                linear = block.get_submodule(name)
+                out = linear(inputs[320 if name == "mlp.down_proj" else 192])[0]
+                found[f"{layer}.{name}"] = (type(linear.scheme).__name__, out.detach())
+        return found
+
+    for name, (scheme, found) in engine.llm.apply_model(through)[0].items():
+        layer, module = name.split(".", 1)
+        block, prefix = reference.model.model.language_model.layers[int(layer)], module.split(".")[0]
+        linears = [block.get_submodule(f"{prefix}.{part}_proj") for part in parts[module]]
+        expected = torch.cat([linear(inputs[linear.in_features]) for linear in linears], -1)
+        assert scheme == "CompressedTensorsW8A8Int8"
+        assert float((found - expected).norm() / expected.norm()) < 0.05, name
+    answer = engine.answer([video("IIPP"), QUESTION])
+    assert len(answer.outputs[0].token_ids) == TOKENS
+
+
+def test_a_joined_directory_equals_the_reference_on_codec_input(
+    llava_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """With weights of a delta-encoder, which the published files lack, P-slots count."""
+    from cope_model import convert
+    from cope_model.checkpoint import random_weights
+    from cope_model.llava import load_config
+    from cope_model.reference import CoPEModel
+    from cope_model.weights import DELTA
+
+    folder = tmp_path_factory.mktemp("joined")
+    config = load_config(llava_dir, delta_width=64, delta_layers=1, delta_heads=4, delta_trunk_width=8)
+    state = random_weights(CoPEModel(config), 5)
+    convert.save_delta({name: w for name, w in state.items() if name.startswith(DELTA)}, config, folder / "delta")
+    engine = Engine(convert.join(llava_dir, folder / "delta", folder / "cope"), {})
+    moved = engine.check([video("IPPP", "IPIP"), QUESTION])
+    still = engine.check([video("IPPP", "IPIP", seed=2), QUESTION])
+    assert list(moved.outputs[0].token_ids) != list(still.outputs[0].token_ids)
