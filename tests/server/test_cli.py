@@ -128,3 +128,20 @@ def test_convert_joins_and_splits(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_convert_of_a_hub_name_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", "split", "lmms-lab/none", str(tmp_path / "out.safetensors")]) == 2
     assert "model: lmms-lab/none is no directory" in capsys.readouterr().err
+
+
+def test_bench_delta_reports_parameters_and_ratios(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("vllm")
+    assert main(["bench", "delta", "tiny", "--batch", "2", "--repeats", "2", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    row = report["presets"]["tiny"]
+    assert row["parameters"] == 1_239_980
+    assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
+    assert row["ms_per_frame"] > 0
+    assert report["conditions"]["batch"] == 2
+    assert main(["bench", "delta", "8b"]) == 2
+    assert "unknown preset 8b; known are 7b, 7b-light, tiny" in capsys.readouterr().err
+    assert main(["bench", "delta", "7b", "tiny"]) == 2
+    assert "different vision encoders" in capsys.readouterr().err
+    assert main(["bench", "delta", "--batch", "0"]) == 2
+    assert "batch must be at least 1, not 0" in capsys.readouterr().err

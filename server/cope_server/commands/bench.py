@@ -1,4 +1,4 @@
-"""`cope bench codec`: extraction against plain decoding of the same files."""
+"""`cope bench codec`: extraction against plain decoding; `cope bench delta`: a P-frame against a keyframe."""
 
 from __future__ import annotations
 
@@ -26,10 +26,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     codec.add_argument("--side", type=int, default=384, help="side of the model's square input, pixels (default 384)")
     codec.add_argument("--quality", action="store_true", help="residual energy over frame-difference energy instead")
     codec.add_argument("--json", action="store_true", help="print JSON")
+    delta = what.add_parser("delta", help="time of a P-frame in the delta-encoder against a keyframe in SigLIP")
+    delta.add_argument("presets", nargs="*", metavar="PRESET", help="default: 7b 7b-light")
+    delta.add_argument("--batch", type=int, default=16, help="frames per call (default 16)")
+    delta.add_argument("--repeats", type=int, default=5, help="interleaved repetitions (default 5)")
+    delta.add_argument("--device", default="cpu", help="cpu (default), cuda ...")
+    delta.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    delta.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and report."""
+    return _delta(arguments) if arguments.what == "delta" else _codec(arguments)
+
+
+def _codec(arguments: argparse.Namespace) -> int:
     import av
 
     from cope_codec.bench import generated, time_file
@@ -66,6 +77,50 @@ def run(arguments: argparse.Namespace) -> int:
         stdout.print_json(json.dumps(report))
     else:
         stdout.print(_table(results))
+    return 0
+
+
+def _delta(arguments: argparse.Namespace) -> int:
+    """Print what a P-frame costs, by preset."""
+    import torch
+
+    from cope_model.bench import delta_cost
+
+    presets = arguments.presets or ["7b", "7b-light"]
+    with Progress(console=stderr, transient=True) as progress:
+        task = progress.add_task("measuring", total=(len(presets) + 1) * (arguments.repeats + 1))
+        report = delta_cost(
+            presets,
+            batch=arguments.batch,
+            repeats=arguments.repeats,
+            device=arguments.device,
+            dtype=getattr(torch, arguments.dtype),
+            tick=lambda: progress.advance(task),
+        )
+    report["conditions"] = {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if arguments.device.startswith("cuda") else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "dtype": arguments.dtype,
+        "batch": arguments.batch,
+        "repeats": arguments.repeats,
+    }
+    if arguments.json:
+        stdout.print_json(json.dumps(report))
+        return 0
+    table = Table(box=SIMPLE_HEAD, caption=f"encoders alone, {arguments.batch} frames per call, medians")
+    for heading in ("encoder", "parameters", "ms per frame", "of a keyframe"):
+        table.add_column(heading, justify="left" if heading == "encoder" else "right")
+    vision = report["vision"]
+    table.add_row("vision, a keyframe", f"{vision['parameters'] / 1e6:.1f}M", f"{vision['ms_per_frame']:.2f}", "")
+    for name, row in report["presets"].items():
+        table.add_row(
+            f"delta {name}, a P-frame",
+            f"{row['parameters'] / 1e6:.1f}M",
+            f"{row['ms_per_frame']:.2f}",
+            f"{row['ratio']:.1%}",
+        )
+    stdout.print(table)
     return 0
 
 
