@@ -123,7 +123,8 @@ class CoPEVideoLoader(VideoLoader):  # type: ignore[misc]
             num_frames: ignored; vLLM always sends one (32). Dense input is asked for by the option `frames`.
             side: S, side of the model's square input, pixels; None leaves extraction to the processor.
             options: how to cut the video.
-            kwargs: single options by name, as in `--media-io-kwargs '{"video": {"fps": 2}}'`; `options` win.
+            kwargs: single options by name, as in `--media-io-kwargs '{"video": {"fps": 2}}'`; `options` win, also
+                where one kind of input, dense or codec, excludes the other's.
 
         Returns:
             The video and metadata for vLLM.
@@ -147,6 +148,18 @@ def load_source(
 
     if defaults:
         given = options.to_mapping() if isinstance(options, VideoOptions) else dict(options or {})
-        options = VideoOptions.from_mapping({**defaults, **given})
+        options = VideoOptions.from_mapping({**_giving_way(defaults, given), **given})
     loaded = load(source, side=side, options=options, check=check)
     return loaded, {"video_backend": BACKEND, "total_num_frames": loaded.plan.frames, "duration": loaded.plan.seconds}
+
+
+def _giving_way(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The server's defaults without those that contradict what a request asks for."""
+    from cope_codec.options import GRID_OPTIONS
+
+    out = dict(defaults)
+    if any(name in given for name in GRID_OPTIONS):
+        out.pop("frames", None)
+    if "frames" in given:
+        out = {name: value for name, value in out.items() if name not in GRID_OPTIONS}
+    return out

@@ -214,6 +214,7 @@ _QWEN2_7B = {
     "rope_theta": 1_000_000.0,
     "tie_word_embeddings": False,
 }
+LLAVA_FRAMES = 64  # RGB frames that LLaVA-Video takes of a video
 _GEOMETRY_7B = Geometry(side=384, patch=14)
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(

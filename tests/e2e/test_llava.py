@@ -50,9 +50,13 @@ def local(**options: Any) -> dict[str, Any]:
 
 
 CASES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
+    "dense by default": ([video(CLIP)], [local(frames=64)]),
     "dense": ([video(CLIP, frames=10)], [local(frames=10)]),
     "codec": ([video(CLIP, keyframes_per_gop=2)], [local(keyframes_per_gop=2)]),
-    "part of a video": ([video(CLIP, start_s=4.0, end_s=9.0)], [local(start_s=4.0, end_s=9.0)]),
+    "part of a video": (
+        [video(CLIP, mode="native", start_s=4.0, end_s=9.0)],
+        [local(mode="native", start_s=4.0, end_s=9.0)],
+    ),
     "image": ([image(5)], [{"type": "image", "image": picture(5)}]),
     "text": ([], []),
 }

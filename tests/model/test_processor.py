@@ -295,3 +295,20 @@ def test_placeholders_in_a_users_text_are_refused(llava: CoPEMultiModalProcessor
 def test_a_tokenizer_that_leaves_no_row_for_placeholders_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="token 2045 cannot stand for media"):
         make_processor(write_llava(tmp_path, vocab_size=2047))
+
+
+@pytest.mark.parametrize(
+    ("default", "asked", "mode"),
+    [
+        ({"frames": 4}, {}, "dense"),
+        ({"frames": 4}, {"mode": "transcode"}, "transcode"),
+        ({"frames": 4}, {"keyframes_per_gop": 2}, "native"),
+        ({"keyframes_per_gop": 2}, {"frames": 4}, "dense"),
+        ({"frames": 4}, {"start_s": 2.0}, "dense"),
+    ],
+)
+def test_a_part_that_asks_for_the_other_kind_of_input_overrules_the_servers_default(
+    default: dict[str, Any], asked: dict[str, Any], mode: str
+) -> None:
+    loaded, _ = loader.load_source(clip(12), options=asked, **default)
+    assert loaded.plan.mode == mode

@@ -39,7 +39,7 @@ def test_a_published_llava_video_checkpoint_is_given_our_video_loader(
     }
     (model / "config.json").write_text(json.dumps(published))
     chosen = pairs(serve.defaults(model))
-    assert json.loads(chosen["--media-io-kwargs"]) == {"video": {"video_backend": "cope", "side": 384}}
+    assert json.loads(chosen["--media-io-kwargs"]) == {"video": {"video_backend": "cope", "frames": 64, "side": 384}}
     (model / "config.json").write_text(json.dumps({"model_type": "llava"}))
     assert "--media-io-kwargs" not in serve.defaults(model)
 
