@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from transformers import LlavaConfig, PretrainedConfig, Qwen2Config, SiglipVisionConfig
 
 from cope_model.config import CoPEConfig
-from cope_model.presets import DELTA_KEYS, PRESETS, DeltaSettings, is_llava_qwen, llava_vision
+from cope_model.presets import DELTA_KEYS, PRESETS, is_llava_qwen, llava_vision
 
 # Keys of a published config.json that are Qwen2's, and lie at its top level.
 _TEXT_KEYS = (
@@ -60,7 +60,6 @@ class LlavaQwenConfig(CoPEConfig):
 
     def __init__(self, **published: Any) -> None:
         values = dict(published)
-        # `vision_config` objects and those of `text_config` come from `to_dict`, i.e. from copies of this class.
         text = values.pop("text_config", None)
         vision = values.pop("vision_config", None)
         values.pop("model_type", None)
@@ -78,10 +77,12 @@ class LlavaQwenConfig(CoPEConfig):
         for key, ours in self.attribute_map.items():
             given = values.pop(key, None)
             if given is not None:
-                values.setdefault(ours, given)
+                values[ours] = given
         width = vision.hidden_size if isinstance(vision, SiglipVisionConfig) else vision["hidden_size"]
         _refuse_other_models(values, width)
-        _add_delta_defaults(values, vision)
+        for key, name in DELTA_KEYS.items():
+            # A checkpoint without a delta-encoder gets the small one: it is zeroed, and only takes memory.
+            values.setdefault(key, getattr(PRESETS["7b-light"].delta, name))
         values["add_time_instruction"] = bool(values.get("add_time_instruction"))
         size = text.vocab_size if isinstance(text, Qwen2Config) else text["vocab_size"]
         # Rows of the embedding that no text reaches: Qwen2's tokenizer has 151,646 tokens for 152,064 rows.
@@ -111,13 +112,6 @@ def _refuse_other_models(values: Mapping[str, Any], vision_width: int) -> None:
     given = values.get("mm_hidden_size")
     if given is not None and given != vision_width:
         raise ValueError(f"mm_hidden_size ({given}) is not the width of the vision encoder ({vision_width})")
-
-
-def _add_delta_defaults(values: dict[str, Any], vision: Mapping[str, Any] | SiglipVisionConfig) -> None:
-    """Give a checkpoint that has no delta-encoder the small one: it is zeroed, and only takes memory."""
-    light: DeltaSettings = PRESETS["7b-light"].delta
-    for key, name in DELTA_KEYS.items():
-        values.setdefault(key, getattr(light, name))
 
 
 class LlavaFamilyConfig(LlavaConfig):  # type: ignore[misc]

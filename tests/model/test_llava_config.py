@@ -91,6 +91,10 @@ def test_clip_and_llama_defaults_in_a_file_mean_nothing() -> None:
     assert geometry_from_config({**FULL, **noise}) == read().geometry
 
 
+def test_published_names_win_over_transformers_own() -> None:
+    assert read(vision_feature_layer=-1, mm_vision_select_layer=-2).vision_layers_used == 26
+
+
 def test_model_type_llava_is_ours_only_with_the_architecture() -> None:
     ours = LlavaFamilyConfig.from_dict({**FULL, "model_type": "llava"})
     assert isinstance(ours, LlavaQwenConfig)
