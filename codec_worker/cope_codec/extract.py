@@ -133,7 +133,7 @@ class _Extractor:
 
     def _follow(self, builder: GopBuilder, frame: av.VideoFrame, pts: int) -> None:
         """Note the frame's motion relative to the frame before, where a P slot will need it."""
-        builder.corrupt |= frame.is_corrupt
+        builder.corrupt |= frame.is_corrupt | self._reader.damaged()
         builder.interlaced |= frame.interlaced_frame
         if self._plan.mode == "dense":
             return
