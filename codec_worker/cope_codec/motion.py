@@ -196,6 +196,11 @@ class MotionWindow:
         else:
             self.vectors += _rasterise(np.frombuffer(data, np.int16).reshape(-1, _WORDS), field)
 
+    def shorten(self, share: float) -> None:
+        """Keep this share of the last frame's motion: the window begins between that frame and the one before it."""
+        field = self._fields[self.count - 1]
+        field[:] = np.rint(field * share)
+
     def fuse(self) -> npt.NDArray[np.int16]:
         """The window's motion: int16 (C, C, 2), (x, y) = source minus destination, quarter pixels of the picture."""
         x, y = self._cell_x.copy(), self._cell_y.copy()
