@@ -71,7 +71,7 @@ def time_file(
 
     Args:
         data: the file's bytes; measuring from memory leaves the disk out.
-        mode: `auto`, `native` or `transcode`.
+        mode: `auto`, `native`, `transcode` or `paper`.
         side: S, side of the model's square input, pixels.
         repeats: counted repetitions, after one that warms up.
         tick: called after every repetition.

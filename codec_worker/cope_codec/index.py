@@ -92,7 +92,8 @@ class PacketIndex:
         extradata: the codec's out-of-band headers.
         synthetic: `pts` are not the container's: it has none, and they count frames in display order at the frame
             rate, or its clock was set back on the way, and they go on. Such a stream is read from its start.
-        truncated: the container ended or broke before it said so.
+        truncated: reading broke off, or the container announces more frames than it holds; only MP4, MOV and AVI
+            announce them, so the end of other files can be missing unnoticed.
         settled_pts: no frame that might still be appended is shown before this time, ticks.
     """
 
@@ -288,6 +289,7 @@ def _read(container: av.container.InputContainer, number: int | None, limits: Li
             digests += digest(packet)
     except av.error.FFmpegError:
         truncated = True  # what came until here is still a video
+    truncated |= _announced(container, stream) > len(pts)
     if not any(shown):
         raise CodecError("no_frames", "the video stream holds no frames")
     stamps, lengths = np.array(pts, np.int64), np.array(durations, np.int64)
@@ -313,6 +315,8 @@ def _read(container: av.container.InputContainer, number: int | None, limits: Li
     else:
         keys[0] = True  # nothing is marked (damaged, or intra refresh): the start is the only place to begin
         settled = _NO_TIME  # a keyframe that comes later would be the start instead
+    # The last frame may announce any length of its own, and what is still to be shown counts in paper mode.
+    end_pts = max(int(times.max()), min(end_pts, int(times[visible].min()) + longest))
     highest_before = np.concatenate(([_NO_TIME], np.maximum.accumulate(times)[:-1]))
     return PacketIndex(
         info=info,
@@ -327,6 +331,14 @@ def _read(container: av.container.InputContainer, number: int | None, limits: Li
         truncated=truncated,
         settled_pts=settled,
     )
+
+
+def _announced(container: av.container.InputContainer, stream: av.VideoStream) -> int:
+    """Frames that a file says it holds, 0 where it does not say."""
+    if "mp4" in container.format.name:
+        # An edit list takes frames out of this index, not out of the number in the header.
+        return min(stream.frames, len(stream.index_entries))
+    return stream.frames
 
 
 def _frame_ticks(info: StreamInfo, durations: npt.NDArray[np.int64]) -> int:

@@ -44,7 +44,7 @@ class FrameReader:
         self._vectors, self._threads = vectors, threads
         self._pushed = vectors and index.info.codec != "h264"
         self._by_pts: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
-        self.errors = 0
+        self._damaged = False
         self._attach(container)
         self._next: int | None = None  # the packet that the demuxer will give next; None is unknown
 
@@ -81,7 +81,7 @@ class FrameReader:
         """Decode packets `first` to `last` (both included) and yield their frames in display order.
 
         Packets that are not `wanted` are decoded only if other frames build on them. A damaged packet costs its own
-        frame and adds to `errors`.
+        frame and is told by `damaged`.
 
         Args:
             first: a keyframe, position in decode order.
@@ -118,11 +118,16 @@ class FrameReader:
         except av.error.FFmpegError as error:
             self._note(error)
 
+    def damaged(self) -> bool:
+        """Whether a packet could not be read or decoded since this was asked last."""
+        damaged, self._damaged = self._damaged, False
+        return damaged
+
     def _note(self, error: av.error.FFmpegError) -> None:
-        """Count damage; a lack of memory says nothing about the video, and must not become a grey picture."""
+        """Remember damage; a lack of memory says nothing about the video, and must not become a grey picture."""
         if isinstance(error, MemoryError):
             raise error
-        self.errors += 1
+        self._damaged = True
 
     def _packets(self, first: int, last: int) -> Iterator[tuple[int, Packet[av.VideoStream]]]:
         if self._next is None or not self._next <= first <= self._next + _READ_ON_PACKETS:

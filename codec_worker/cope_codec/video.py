@@ -53,6 +53,11 @@ class Video:
         """The video stream."""
         return self.index.info
 
+    @property
+    def truncated(self) -> bool:
+        """The file breaks off before its announced end (`PacketIndex.truncated`)."""
+        return self.index.truncated
+
     def gops(
         self, side: int = MODEL_SIDE, *, only: Sequence[GopPlan] | None = None, threads: int = 1
     ) -> Iterator[GopPrimitives]:

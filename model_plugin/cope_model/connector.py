@@ -232,5 +232,6 @@ def _note(media: Any, part: _Part, start: float) -> None:
                 extract_s=content.extract_s,
                 missing_slots=sum(gop.missing for gop in gops),
                 corrupt=any(gop.corrupt for gop in gops),
+                truncated=content.video.truncated,
             )
         )

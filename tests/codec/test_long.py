@@ -32,7 +32,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return numbers
 
 
-@pytest.mark.parametrize("mode", ["native", "transcode"])
+@pytest.mark.parametrize("mode", ["native", "transcode", "paper"])
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
 def test_nothing_before_the_nearest_keyframe_is_decoded(decoded: list[int], container: str, mode: str) -> None:
     data = clip(40, width=160, height=96, container=container, fps=15, gop=15, b_frames=0)

@@ -45,6 +45,7 @@ def text_tokens(server: Server, messages: list[dict[str, Any]]) -> int:
         {"keyframes_per_gop": 2},
         {"keyframes_per_gop": 4, "fps": 2},
         {"mode": "transcode"},
+        {"mode": "paper", "fps": 3, "gop_slots": 24},
         {"frames": 16},
         {"start_s": 3, "end_s": 9.5},
     ],

@@ -61,6 +61,20 @@ def test_extract_writes_what_it_reports(video: Path, tmp_path: Path, capsys: pyt
     assert plot.stat().st_size > 50_000
 
 
+def test_modes_are_told_and_damage_too(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["extract", str(video), "--side", "64", "--mode", "paper", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["mode"], report["truncated"]) == ("paper", False)
+    broken = video.with_name("broken.avi")
+    data = clip(12, codec="mpeg4", container="avi", b_frames=0)
+    broken.write_bytes(data[: len(data) * 2 // 3])
+    assert main(["extract", str(broken), "--side", "64", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["truncated"]
+    assert main(["plan", str(video), "--mode", "paper", "--fps", "2", "--json"]) == 0
+    account = json.loads(capsys.readouterr().out)
+    assert (account["mode"], account["i_frames"], account["p_frames"]) == ("paper", 3, 21)
+
+
 def test_bench_measures_both_sides(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "codec", str(video), "--repeats", "2", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["files"]
@@ -75,6 +89,7 @@ def test_bench_measures_both_sides(video: Path, capsys: pytest.CaptureFixture[st
         (["plan", "nothing.mp4"], "nothing.mp4: No such file"),
         (["plan", __file__], "not a readable video"),
         (["plan", "{video}", "--fps", "0"], "fps must be between"),
+        (["plan", "{video}", "--mode", "paper", "--fps", "7"], "mode paper takes an fps that divides 30, not 7"),
         (["plan", "{video}", "--preset", "9b"], "unknown preset '9b'"),
         (["extract", "{video}", "--side", "30"], "multiple of 4"),
         (["ask", "{video}", "Why?", "--url", "http://127.0.0.1:9"], "no server answers at http://127.0.0.1:9"),

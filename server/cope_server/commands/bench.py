@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     codec = what.add_parser("codec", help="extraction time as a ratio to a one-thread PyAV decode")
     codec.add_argument("files", nargs="*", type=Path, metavar="FILE", help="default: clips generated for the purpose")
     codec.add_argument("--repeats", type=int, default=7, help="interleaved repetitions (default 7)")
-    codec.add_argument("--mode", default="auto", help="native, transcode or auto (default)")
+    codec.add_argument("--mode", default="auto", help="native, transcode, paper or auto (default)")
     codec.add_argument("--side", type=int, default=384, help="side of the model's square input, pixels (default 384)")
     codec.add_argument("--quality", action="store_true", help="residual energy over frame-difference energy instead")
     codec.add_argument("--json", action="store_true", help="print JSON")
