@@ -132,7 +132,7 @@ def resolve_mode(index: PacketIndex, options: VideoOptions) -> PlanMode:
     return options.mode
 
 
-def make_plan(index: PacketIndex, options: VideoOptions, *, sample: bool = True) -> VideoPlan:
+def make_plan(index: PacketIndex, options: VideoOptions, *, sample: bool = True, keyed: bool = True) -> VideoPlan:
     """Cut a video into slots and GOPs.
 
     A slot is the first usable frame within its cell of the time grid; a cell without one has no slot, so a still
@@ -147,6 +147,7 @@ def make_plan(index: PacketIndex, options: VideoOptions, *, sample: bool = True)
         index: the packets.
         options: how to cut.
         sample: honour `max_gops`; a video that still grows cannot be sampled.
+        keyed: give each GOP its key; without, the index needs no digests, and the plan tells which packets matter.
 
     Raises:
         CodecError: `no_frames` when the clip holds none, `invalid_option` from `resolve_mode`.
@@ -199,7 +200,7 @@ def make_plan(index: PacketIndex, options: VideoOptions, *, sample: bool = True)
         last = max(slot.packet for slot in slots)
         if mode == "transcode":
             last = max(last, int(last_needed[slots[-1].packet]))
-        key = _key(index, options, mode, slots, first, last)
+        key = _key(index, options, mode, slots, first, last) if keyed else ""
         gops.append(GopPlan(index=number, key=key, slots=slots, first_packet=first, last_packet=last))
     clip_end = index.end_pts
     if options.end_s is not None:
@@ -308,6 +309,8 @@ def _last_needed(index: PacketIndex) -> npt.NDArray[np.int64]:
 def _key(
     index: PacketIndex, options: VideoOptions, mode: PlanMode, slots: Sequence[Slot], first: int, last: int
 ) -> str:
+    if not index.digests[first : last + 1].any(axis=1).all():
+        raise ValueError(f"packets {first} to {last} were not read, so their GOP has no key")
     digest = hashlib.blake2b(_FORMAT, digest_size=20)
     info = index.info
     digest.update(f"|{info.codec}|{info.width}x{info.height}|{info.time_base}|{mode}|{options.fps}|".encode())

@@ -164,8 +164,10 @@ class FrameReader:
             return None
         stamp = packet.pts if packet.pts is not None else packet.dts
         landed = None if stamp is None else self._position(stamp)
+        if landed is None or not self._index.digests[landed].any():
+            return landed  # an MP4 that was not read whole: it lands where its times say
         # Program streams can land in the middle of a frame, and damaged files anywhere.
-        return landed if landed is not None and digest(packet) == self._index.digests[landed].tobytes() else None
+        return landed if digest(packet) == self._index.digests[landed].tobytes() else None
 
     def _position(self, pts: int) -> int | None:
         """The packet with this timestamp, unless none or several have it."""
