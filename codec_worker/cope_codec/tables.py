@@ -8,6 +8,7 @@ import io
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -37,6 +38,7 @@ _MOST_INDEX_BYTES = 256 * 1024 * 1024
 _MOST_BOXES = 1000  # on one level; a real file has a handful
 _PROBES = 500  # places at which FFmpeg's own index is compared
 _EDGE_PACKETS = 32  # read from the start, to see where FFmpeg's clock begins
+_LATEST = 2**60  # ticks
 _MOST_LED_UP = 1000  # packets from where a seek lands to the one wanted
 
 
@@ -160,7 +162,8 @@ def _index(
     if len(entries) != count:
         raise _Unusual  # an edit list hides or repeats frames
     start = entries[0].timestamp - int(tables.dts[0])
-    ends = (*range(_EDGE_PACKETS), *range(count - _EDGE_PACKETS, count))
+    edges = min(_EDGE_PACKETS, count)
+    ends = (*range(edges), *range(count - edges, count))
     for place in {*ends, *np.linspace(0, count - 1, _PROBES).astype(int).tolist()}:
         entry = entries[place]
         told = (entry.timestamp - start, entry.size, entry.is_keyframe, entry.is_discard)
@@ -168,13 +171,11 @@ def _index(
             raise _Unusual
     if container.size and entries[count - 1].pos + entries[count - 1].size > container.size:
         raise _Unusual  # cut off: how much is there, a pass will tell
-    edge = []
-    for packet in container.demux(stream):
-        edge.append(packet)
-        if len(edge) == _EDGE_PACKETS:
-            break
-    if edge[0].pts is None:
+    edge = list(islice((packet for packet in container.demux(stream) if packet.size), edges))
+    if len(edge) < edges or edge[0].pts is None:
         raise _Unusual
+    if max(abs(start), abs(edge[0].pts)) > _LATEST:
+        raise _Unusual  # sums of such times do not fit their type
     dts = tables.dts + start
     pts = dts + tables.offsets
     pts += edge[0].pts - int(pts[0])
@@ -235,8 +236,10 @@ def _reader(source: Source) -> IO[bytes] | io.RawIOBase:
 
 def _movie(file: IO[bytes] | io.RawIOBase) -> memoryview:
     """The body of the file's `moov` box."""
-    at = 0
+    end, at = file.seek(0, io.SEEK_END), 0
     for _ in range(_MOST_BOXES):
+        if at >= end:
+            break  # also where a box claims to be larger than any file
         file.seek(at)
         header = file.read(16) or b""
         if len(header) < 8 or (at == 0 and header[4:8] not in (b"ftyp", b"moov", b"free", b"wide", b"mdat", b"skip")):
@@ -245,13 +248,10 @@ def _movie(file: IO[bytes] | io.RawIOBase) -> memoryview:
         if size == 1:
             size, length = int.from_bytes(header[8:], "big"), 16
         if header[4:8] == b"moov":
-            if not length < size <= _MOST_INDEX_BYTES:
+            if not length < size <= min(_MOST_INDEX_BYTES, end - at):
                 break
             file.seek(at + length)
-            body = file.read(size - length) or b""
-            if len(body) == size - length:
-                return memoryview(body)
-            break
+            return memoryview(file.read(size - length) or b"")
         if size < length:
             break  # the rest of the file, or nonsense
         at += size
@@ -293,6 +293,8 @@ def _sample_tables(track: memoryview) -> _Tables:
         raise _Unusual
     sizes_box = boxes[b"stsz"]
     one_size, count = (int(value) for value in np.frombuffer(sizes_box, ">u4", 2, 4))
+    if count < 1:
+        raise _Unusual
     sizes = np.full(count, one_size, np.int64) if one_size else _column(sizes_box, ">u4", 1, count, at=12)[:, 0]
     durations = _runs(boxes[b"stts"], count)
     if durations.min() < 1:

@@ -147,6 +147,12 @@ def test_a_table_that_lies_about_a_frame_in_use_is_not_believed() -> None:
     assert index is None or index.keyframe.sum() == whole(bytes(data)).keyframe.sum()
 
 
+def test_a_box_larger_than_any_file_is_no_way_to_its_index() -> None:
+    """Found by fuzzing: where it ends was more than a file's position can be."""
+    assert quick(b"\0\0\0\x01ftyp" + b"\x7f" + b"\xff" * 7 + KINDS["B-frames"]()) is None
+    assert quick(b"\0\0\0\x01ftyp" + b"\xff" * 8 + KINDS["B-frames"]()) is None
+
+
 def test_a_cut_file_is_read_whole() -> None:
     data = KINDS["index first"]()
     cut = data[: len(data) * 3 // 4]
