@@ -8,7 +8,7 @@ import numpy.typing as npt
 from cope_codec.index import StreamInfo
 from cope_codec.plan import GopPlan, PlanMode
 from cope_codec.primitives import CELL_PX, I_SLOT, GopPrimitives
-from cope_codec.warp import drop_unhelpful_motion, residual_after_warp, to_sixteenths
+from cope_codec.warp import residual_after_warp, to_sixteenths
 
 _GREY = 128
 
@@ -68,7 +68,9 @@ class GopBuilder:
             rotation: counter-clockwise turn in degrees that makes the picture upright.
         """
         self._turns = (rotation // 90) % 4
-        self._add(np.ascontiguousarray(np.rot90(picture, self._turns)), motion, vectors)
+        if self._turns:
+            picture = np.ascontiguousarray(np.rot90(picture, self._turns))
+        self._add(picture, motion, vectors)
 
     def pad(self) -> None:
         """Fill the next slot although no frame came: the slot before it again, or grey if there is none."""
@@ -111,14 +113,16 @@ class GopBuilder:
             self._k += 1
             return
         assert self._previous is not None  # a GOP begins with a keyframe
+        field = self._motion[self._p]
         if motion is not None:
-            self._motion[self._p] = _turn(motion, self._turns)
+            field[:] = _turn(motion, self._turns) if self._turns else motion
         width, height = self._motion_size[::-1] if self._turns % 2 else self._motion_size
-        scaled = to_sixteenths(self._motion[self._p], self._side, width, height)
-        residual = residual_after_warp(self._previous, picture, scaled, out=self._residual[self._p])
+        scaled = to_sixteenths(field, self._side, width, height)
+        out = self._residual[self._p]
+        residual_after_warp(self._previous, picture, scaled, out, drop_unhelpful=motion is not None)
         if motion is not None:
-            drop_unhelpful_motion(self._previous, picture, scaled, residual)
-            self._motion[self._p][~scaled.any(axis=-1)] = 0
+            kept = scaled.view(np.int32) != 0  # both components at once
+            field *= kept
         self._vectors[self._p] = vectors
         self._previous = picture
         self._p += 1

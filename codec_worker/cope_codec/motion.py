@@ -31,10 +31,11 @@ MOTION_VECTOR = np.dtype(
         "itemsize": 40,
     }
 )
-_WORDS = 20  # int16 words of a record
+_WORDS = 10  # int32 words of a record
 BLOCK_PX = 8  # side of a grid block: the smallest partition that FFmpeg exports
 SUBPEL = 4  # fields count quarter pixels
 _LIMIT = 32767  # symmetric, so that turning a picture can negate a vector
+_POINTS = 1024  # traced at a time: their coordinates stay in the first-level cache
 
 
 def side_data(frame: av.VideoFrame) -> Any:
@@ -98,52 +99,80 @@ def iter_vectors(source: Source) -> Iterator[FrameVectors]:
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
 def _rasterise(records, field):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Past vectors onto 8-pixel blocks; returns how many records counted. `field` is overwritten."""
-    rows, columns = field.shape[0], field.shape[1]
+    """Past vectors onto 8-pixel blocks, packed as `_pack` does; returns how many records counted.
+
+    Records come as int32 words (M, 10), of which a vector needs six: fewer loads than field by field.
+    """
+    rows, columns = field.shape
     field[:] = 0
     used = 0
     for i in range(records.shape[0]):
         if records[i, 0] >= 0:
             continue
         used += 1
-        mx = np.int32(records[i, 12])
-        my = np.int32(records[i, 14])
+        mx, my = records[i, 6], records[i, 7]
         if mx == 0 and my == 0:
             continue
-        scale = np.int32(records[i, 16])
+        scale = records[i, 8] & 0xFFFF
         if scale == 2:
             mx *= 2
             my *= 2
         elif scale != 4 and scale > 0:
             mx = mx * 4 // scale
             my = my * 4 // scale
-        width = records[i, 2] & 0xFF
-        height = (records[i, 2] >> 8) & 0xFF
-        x0 = (records[i, 5] - (width >> 1)) >> 3
-        y0 = (records[i, 6] - (height >> 1)) >> 3
+        packed = _pack(mx, my)
+        width, height = records[i, 1] & 0xFF, (records[i, 1] >> 8) & 0xFF
+        x0 = ((records[i, 2] >> 16) - (width >> 1)) >> 3  # dst_x is the upper half of its word
+        y0 = (np.int32(np.int16(records[i, 3] & 0xFFFF)) - (height >> 1)) >> 3
+        if width == 16 and height == 16 and 0 <= x0 < columns - 1 and 0 <= y0 < rows - 1:
+            upper, lower, left = field[y0], field[y0 + 1], np.uint32(x0)
+            upper[left] = upper[left + np.uint32(1)] = lower[left] = lower[left + np.uint32(1)] = packed
+            continue
         for y in range(max(y0, 0), min(y0 + max(height >> 3, 1), rows)):
             for x in range(max(x0, 0), min(x0 + max(width >> 3, 1), columns)):
-                field[y, x, 0] = min(max(mx, -32768), 32767)
-                field[y, x, 1] = min(max(my, -32768), 32767)
+                field[y, x] = packed
     return used
 
 
+@nb.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _pack(x, y):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """A vector's components, clipped to 16 bits, as one int32: x in the lower half. It is loaded and stored at once."""
+    low = np.int32(min(max(x, -32768), 32767)) & np.int32(0xFFFF)
+    return np.int32(np.int32(min(max(y, -32768), 32767)) << 16) | low
+
+
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def _trace_back(fields, count, x, y, x_end, y_end):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Move every point back through `count` fields, newest first. Frames outermost: the points then run in parallel."""
-    points = x.size
-    rows, columns = fields.shape[1], fields.shape[2]
-    for k in range(count - 1, -1, -1):
-        field = fields[k].reshape(rows * columns)
-        for i in range(points):
-            xi = x[i]
-            yi = y[i]
-            packed = field[(yi >> 5) * columns + (xi >> 5)]  # 32 quarter pixels to a block
-            # One 32-bit load fetches both components; numba widens plain int32 shifts, hence the explicit int16.
-            xi += np.int32(np.int16(packed & 0xFFFF))
-            yi += np.int32(packed >> 16)
-            x[i] = min(max(xi, 0), x_end)
-            y[i] = min(max(yi, 0), y_end)
+def _trace_back(fields, x0, y0, x_end, y_end, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Follow points back through all fields, newest first; `out` (N, 2) gets where each came from, minus where it is.
+
+    Frames outermost, and each step in three loops, of which only the look-up in the middle is not made of vector
+    instructions: 4 times as fast as point by point.
+    """
+    columns = np.int32(fields.shape[2])
+    where = np.empty(_POINTS, np.uint32)
+    found = np.empty(_POINTS, np.int32)
+    x = np.empty(_POINTS, np.int32)
+    y = np.empty(_POINTS, np.int32)
+    right, bottom = np.int32(x_end), np.int32(y_end)
+    for first in range(0, x0.size, _POINTS):
+        n = min(_POINTS, x0.size - first)
+        x[:n] = x0[first : first + n]
+        y[:n] = y0[first : first + n]
+        for k in range(fields.shape[0] - 1, -1, -1):
+            field = fields[k].reshape(fields.shape[1] * fields.shape[2])
+            for i in range(n):  # 32 quarter pixels to a block
+                where[i] = np.uint32(np.int32(np.int32(y[i] >> 5) * columns) + np.int32(x[i] >> 5))
+            for i in range(n):
+                found[i] = field[where[i]]
+            for i in range(n):
+                # numba widens plain int32 arithmetic, hence the explicit types.
+                to_x = np.int32(x[i] + np.int32(np.int16(found[i])))
+                to_y = np.int32(y[i] + np.int32(found[i] >> 16))
+                x[i] = min(max(to_x, np.int32(0)), right)
+                y[i] = min(max(to_y, np.int32(0)), bottom)
+        for i in range(n):
+            out[first + i, 0] = min(max(x[i] - x0[first + i], -_LIMIT), _LIMIT)
+            out[first + i, 1] = min(max(y[i] - y0[first + i], -_LIMIT), _LIMIT)
 
 
 class MotionWindow:
@@ -162,8 +191,7 @@ class MotionWindow:
     def __init__(self, width: int, height: int, side: int, cell_px: int, capacity: int = 128) -> None:
         self.width, self.height = width, height
         rows, columns = -(-height // BLOCK_PX), -(-width // BLOCK_PX)
-        self._fields = np.zeros((capacity, rows, columns, 2), np.int16)
-        self._packed = self._fields.view(np.int32)[..., 0]
+        self._fields = np.zeros((capacity, rows, columns), np.int32)  # packed, see `_pack`
         self._x_end, self._y_end = width * SUBPEL - 1, height * SUBPEL - 1
         self._cells = side // cell_px
         centre = (np.arange(self._cells) + 0.5) * cell_px / side
@@ -194,23 +222,24 @@ class MotionWindow:
         elif data is None:
             field[:] = 0
         else:
-            self.vectors += _rasterise(np.frombuffer(data, np.int16).reshape(-1, _WORDS), field)
+            self.vectors += _rasterise(np.frombuffer(data, np.int32).reshape(-1, _WORDS), field)
 
     def fuse(self) -> npt.NDArray[np.int16]:
         """The window's motion: int16 (C, C, 2), (x, y) = source minus destination, quarter pixels of the picture."""
-        x, y = self._cell_x.copy(), self._cell_y.copy()
-        _trace_back(self._packed, self.count, x, y, self._x_end, self._y_end)
-        motion = np.stack((x - self._cell_x, y - self._cell_y), axis=-1)
-        return np.clip(motion, -_LIMIT, _LIMIT).astype(np.int16).reshape(self._cells, self._cells, 2)
+        motion = np.empty((self._cells, self._cells, 2), np.int16)
+        self._trace(self._cell_x, self._cell_y, motion)
+        return motion
+
+    def _trace(self, x: npt.NDArray[np.int32], y: npt.NDArray[np.int32], out: npt.NDArray[np.int16]) -> None:
+        _trace_back(self._fields[: self.count], x, y, self._x_end, self._y_end, out.reshape(-1, 2))
 
     def _compose(self) -> None:
         """Replace all fields by one that leads from now to the window's start, traced at the block centres."""
-        rows, columns = self._packed.shape[1:]
+        rows, columns = self._fields.shape[1:]
         x = np.minimum(np.arange(columns, dtype=np.int32) * 32 + 16, self._x_end)
         y = np.minimum(np.arange(rows, dtype=np.int32) * 32 + 16, self._y_end)
         block_x, block_y = (grid.ravel() for grid in np.meshgrid(x, y))
-        to_x, to_y = block_x.copy(), block_y.copy()
-        _trace_back(self._packed, self.count, to_x, to_y, self._x_end, self._y_end)
-        composed = np.stack((to_x - block_x, to_y - block_y), axis=-1)
-        self._fields[0] = np.clip(composed, -_LIMIT, _LIMIT).reshape(rows, columns, 2)
+        composed = np.empty((rows, columns, 2), np.int16)
+        self._trace(block_x, block_y, composed)
+        self._fields[0] = composed.view(np.int32)[..., 0]  # x first, as `_pack` lays it
         self.count = 1

@@ -21,7 +21,7 @@ PlanMode = Literal["native", "transcode", "dense"]
 DENSE_FRAMES = 64  # what LLaVA-Video and the paper's baseline take
 DENSE_FRAMES_PER_GOP = 8  # dense frames travel in groups of this size, so that caches and batches work as for GOPs
 # Part of every key: raise it when the same packets and options begin to give other arrays.
-_FORMAT = b"cope-codec 1"
+_FORMAT = b"cope-codec 2"
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,9 +99,12 @@ class FrameReader:
         self._used = True
         opener: Packet[av.VideoStream] | None = None
         opened = False  # the opener's own frame has come out
+        told: bool | None = None  # what the decoder was told last: telling it takes a microsecond
         for number, packet in self._packets(first, last):
             opener = packet if opener is None else opener
-            context.skip_frame = "DEFAULT" if wanted[number] else "NONREF"
+            if wanted[number] != told:
+                told = bool(wanted[number])
+                context.skip_frame = "DEFAULT" if told else "NONREF"
             if packet.pts is None or self._index.synthetic:
                 packet.pts = int(self._index.pts[number])
             try:

@@ -14,7 +14,6 @@ from clips import clip, clip_at, harmed_clips
 
 import cope_codec
 from cope_codec import CodecError, GopPrimitives
-from cope_codec.extract import SCALING
 from cope_codec.index import open_container, video_stream
 
 CODECS = {
@@ -41,8 +40,8 @@ def pictures_at_slots(source: bytes | Path, video: cope_codec.Video, side: int) 
     with open_container(source) as container:
         for frame in container.decode(video_stream(container)):
             if frame.pts in wanted:
-                picture = scaler.reformat(frame, side, side, "rgb24", interpolation=SCALING, threads=1).to_ndarray()
-                found[frame.pts] = np.rot90(picture, frame.rotation // 90)
+                scaled = scaler.reformat(frame, side, side, "bgr24", interpolation="AREA", threads=1)
+                found[frame.pts] = np.rot90(scaled.to_ndarray()[..., ::-1], frame.rotation // 90)
     return found
 
 

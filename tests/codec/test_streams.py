@@ -13,7 +13,6 @@ from clips import clip, clip_at, encoded
 import cope_codec
 import cope_codec.samples
 from cope_codec import CodecError, GopPrimitives
-from cope_codec.extract import SCALING
 from cope_codec.index import open_container, video_stream
 
 SIDE = 64
@@ -25,8 +24,8 @@ def shown(source: bytes | Path, stream: int | None = None) -> list[np.ndarray]:
     scaler = av.video.reformatter.VideoReformatter()
     with open_container(source) as container:
         frames = container.decode(video_stream(container, stream))
-        scaled = (scaler.reformat(frame, SIDE, SIDE, "rgb24", interpolation=SCALING, threads=1) for frame in frames)
-        return [picture.to_ndarray() for picture in scaled]
+        scaled = (scaler.reformat(frame, SIDE, SIDE, "bgr24", interpolation="AREA", threads=1) for frame in frames)
+        return [picture.to_ndarray()[..., ::-1] for picture in scaled]
 
 
 def check(source: bytes | Path, frame_s: float, **options: object) -> tuple[cope_codec.Video, list[GopPrimitives]]:
