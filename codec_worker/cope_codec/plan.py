@@ -137,7 +137,7 @@ def resolve_mode(index: PacketIndex, options: VideoOptions) -> PlanMode:
     return options.mode
 
 
-def make_plan(index: PacketIndex, options: VideoOptions, *, sample: bool = True) -> VideoPlan:
+def make_plan(index: PacketIndex, options: VideoOptions, *, sample: bool = True, keyed: bool = True) -> VideoPlan:
     """Cut a video into slots and GOPs.
 
     A slot is the first usable frame within its cell of the time grid; a cell without one has no slot, so a still
@@ -155,6 +155,7 @@ def make_plan(index: PacketIndex, options: VideoOptions, *, sample: bool = True)
         index: the packets.
         options: how to cut.
         sample: honour `max_gops`; a video that still grows cannot be sampled.
+        keyed: give each GOP its key; without, the index needs no digests, and the plan tells which packets matter.
 
     Raises:
         CodecError: `no_frames` when the clip holds none, `invalid_option` from `resolve_mode`.
@@ -188,7 +189,7 @@ def make_plan(index: PacketIndex, options: VideoOptions, *, sample: bool = True)
         if sample and total > options.max_gops:
             groups = _sampled(index, usable, whole, options)
 
-    planner = _Planner(index, options, mode, rate)
+    planner = _Planner(index, options, mode, rate, keyed)
     gops = tuple(planner.gop(number, packets) for number, packets in groups)
     seconds = (clip_end(index, options) - index.start_pts) * planner.tick_s - (options.start_s or 0.0)
     return VideoPlan(options, mode, max(seconds, 0.0), len(by_time), gops, total)
@@ -197,8 +198,10 @@ def make_plan(index: PacketIndex, options: VideoOptions, *, sample: bool = True)
 class _Planner:
     """Makes GOP plans of slots' packets; holds what they share."""
 
-    def __init__(self, index: PacketIndex, options: VideoOptions, mode: PlanMode, rate: ConstantRate | None) -> None:
-        self._index, self._options, self._mode, self._rate = index, options, mode, rate
+    def __init__(
+        self, index: PacketIndex, options: VideoOptions, mode: PlanMode, rate: ConstantRate | None, keyed: bool
+    ) -> None:
+        self._index, self._options, self._rate, self._keyed = index, options, rate, keyed
         self.tick_s = float(index.info.time_base)
         self._start = index.start_pts  # looks at every packet
         keyframes = range(DENSE_FRAMES_PER_GOP) if mode == "dense" else options.keyframe_slots()
@@ -228,20 +231,32 @@ class _Planner:
         # Between its slots, re-encoding also needs every frame shown; the others need the slots' own packets.
         last = max(slot.packet for slot in slots)
         closes_pts = slots[-1].pts + 1
-        digest = self._digest.copy()
+        schedule = None
         if self._last_needed is not None:
             last = max(last, int(self._last_needed[slots[-1].packet]))
         if rate is not None:
             schedule = rate.packets(place, (len(slots) - 1) * rate.step + 1)
             last = int(schedule.max())
             closes_pts = rate.closes_pts(place + (len(slots) - 1) * rate.step)
-            digest.update(f"{rate.origin_pts - self._start}:{place};".encode())
+        key = self._key(slots, first, last, place, schedule) if self._keyed else ""
+        return GopPlan(number, key, slots, first, last, closes_pts, place)
+
+    def _key(
+        self, slots: Sequence[Slot], first: int, last: int, place: int, schedule: npt.NDArray[np.int64] | None
+    ) -> str:
+        """Identity of a GOP: all that its arrays depend on."""
+        index = self._index
+        if not index.digests[first : last + 1].any(axis=1).all():
+            raise ValueError(f"packets {first} to {last} were not read, so their GOP has no key")
+        digest = self._digest.copy()
+        if self._rate is not None and schedule is not None:
+            digest.update(f"{self._rate.origin_pts - self._start}:{place};".encode())
             digest.update((schedule - first).tobytes())
         digest.update(index.digests[first : last + 1].tobytes())
         digest.update((index.pts[first : last + 1] - self._start).tobytes())
         for slot in slots:
             digest.update(f"{slot.packet - first}:{slot.kind};".encode())
-        return GopPlan(number, digest.hexdigest(), slots, first, last, closes_pts, place)
+        return digest.hexdigest()
 
 
 def _split(packets: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:

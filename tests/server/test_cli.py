@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from clips import clip
 
+from cope_codec import bench, samples
 from cope_server.cli import main
 
 
@@ -83,6 +85,23 @@ def test_bench_measures_both_sides(video: Path, capsys: pytest.CaptureFixture[st
     assert row["ratio"] == pytest.approx(row["extract_ms_per_frame"] / row["decode_ms_per_frame"], rel=0.5)
 
 
+def test_bench_of_the_pool_and_of_a_long_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "scaling_clip", lambda seconds: samples.repeated(96, 64, seconds, bit_rate=100_000))
+    monkeypatch.setattr(bench, "long_file", functools.partial(bench.long_file, width=96, height=64))
+    words = ["bench", "codec", "--repeats", "1", "--side", "32", "--sampled", "128"]
+    assert main([*words, "--scaling", "16", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report) == {"conditions", "scaling", "sampled"}
+    assert report["conditions"]["cpu"] == bench.conditions()["cpu"]
+    assert (report["scaling"]["clip_s"], report["scaling"]["gops"]) == (16, 2)
+    assert (report["sampled"]["seconds"], report["sampled"]["gops"]) == (128.0, 8)
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "8 GOPs of 128 s" in told
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -92,6 +111,9 @@ def test_bench_measures_both_sides(video: Path, capsys: pytest.CaptureFixture[st
         (["plan", "{video}", "--mode", "paper", "--fps", "7"], "mode paper takes an fps that divides 30, not 7"),
         (["plan", "{video}", "--preset", "9b"], "unknown preset '9b'"),
         (["extract", "{video}", "--side", "30"], "multiple of 4"),
+        (["bench", "codec", "{video}", "--repeats", "0"], "--repeats must be at least 1"),
+        (["bench", "codec", "{video}", "--peer-python", "x"], "--peer-python needs --peers"),
+        (["bench", "codec", "{video}", "--peers", "--peer-python", "/nowhere"], "/nowhere cannot be started"),
         (["ask", "{video}", "Why?", "--url", "http://127.0.0.1:9"], "no server answers at http://127.0.0.1:9"),
     ],
 )
