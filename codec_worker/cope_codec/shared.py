@@ -6,6 +6,7 @@ would need somebody alive to unlink it, and a directory that a worker's sandbox 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import mmap
@@ -43,6 +44,17 @@ def share_source(source: str | Path | bytes) -> int:
         os.close(fd)
         raise
     return fd
+
+
+class SharedFd:
+    """A descriptor that is closed with the last reference to it."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
 
 
 class SharedFile:
