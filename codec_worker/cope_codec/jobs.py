@@ -14,12 +14,15 @@ class Job(Future[Any]):
     Args:
         token: what the worker asks for the task's files with.
         result_fd: the anonymous file that the worker writes to.
+        read: makes the future's result of what the worker has written; raises `MalformedError` for what is no answer.
         take_back: called once when the future is cancelled.
     """
 
-    def __init__(self, token: bytes, result_fd: int, take_back: Callable[[Job], None]) -> None:
+    def __init__(
+        self, token: bytes, result_fd: int, read: Callable[[memoryview], object], take_back: Callable[[Job], None]
+    ) -> None:
         super().__init__()
-        self.token, self.result_fd = token, result_fd
+        self.token, self.result_fd, self.read = token, result_fd, read
         self._take_back = take_back
         self.submitted_s = self.started_s = time.monotonic()
         self.cancelled_s: float | None = None

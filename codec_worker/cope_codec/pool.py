@@ -11,16 +11,19 @@ A `PooledVideo` is used like a `Video`; its GOPs are decoded by several workers 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from cope_codec import worker
+from cope_codec.answers import Opened, read_gops, read_opened
 from cope_codec.errors import CodecError
 from cope_codec.executor import CodecExecutor, PooledVideo, PoolStats
 from cope_codec.handover import Handover
@@ -28,10 +31,12 @@ from cope_codec.index import PacketIndex
 from cope_codec.jobs import Following, Job
 from cope_codec.limits import DEFAULT_LIMITS, Limits
 from cope_codec.options import VideoOptions
-from cope_codec.plan import GopPlan, VideoPlan
+from cope_codec.pipes import Answer
+from cope_codec.plan import GopPlan
 from cope_codec.primitives import GopPrimitives
-from cope_codec.shared import SharedFd, anonymous_file, dump, load, share_source
-from cope_codec.slots import Slot, outcome, send_signal
+from cope_codec.shared import SharedFd, anonymous_file, dump, seal, share_source, write
+from cope_codec.slots import Outcome, Slot, outcome, send_signal
+from cope_codec.wire import pack, unpack
 
 __all__ = ["CodecPool", "PoolStats", "PooledVideo"]
 
@@ -91,19 +96,22 @@ class CodecPool(CodecExecutor):
             raise CodecError("video_too_large", f"the video has {len(source)} bytes")
         shared = SharedFd(share_source(source))
 
-        def opened(found: tuple[PacketIndex, VideoPlan]) -> PooledVideo:
-            index, plan = found
-            index_fd = SharedFd(anonymous_file())
-            dump(index_fd.fd, index)
-            return PooledVideo(source, index, plan, self, _Handle(shared, index_fd))
+        def opened(found: Opened) -> PooledVideo:
+            index = SharedFd(anonymous_file())
+            for at, piece in pack(found.index, PacketIndex):
+                write(index.fd, piece, at)
+            seal(index.fd)  # all workers that decode this video share it
+            return PooledVideo(source, found.index, found.plan, self, _Handle(shared, index))
 
-        return Following(self._submit(worker.open_source, (options, self.limits), [shared.fd]), opened)
+        read = partial(read_opened, options=options)
+        return Following(self._submit(worker.open_source, (options, self.limits), [shared.fd], read), opened)
 
     def submit(self, video: PooledVideo, side: int, gops: Sequence[GopPlan]) -> Future[list[GopPrimitives]]:
         """See `CodecExecutor.submit`."""
         plan = replace(video.plan, gops=tuple(gops))
         files = [video.handle.input.fd, video.handle.index.fd]
-        return self._submit(worker.extract_gops, (plan, side, self.limits), files)
+        read = partial(read_gops, index=video.index, plan=video.plan, side=side, gops=gops)
+        return self._submit(worker.extract_gops, (plan, side, self.limits), files, read)
 
     def stats(self) -> PoolStats:
         """The pool now."""
@@ -131,12 +139,19 @@ class CodecPool(CodecExecutor):
         for slot in self._slots:
             slot.end()
         for job in jobs:
-            self._settle(job, CodecError("cancelled", "the codec pool was closed"))
+            self._settle(job, Outcome(error=CodecError("cancelled", "the codec pool was closed")))
         self._handover.close()
 
     # Tasks.
 
-    def _submit(self, function: Callable[..., object], arguments: tuple[Any, ...], inputs: Sequence[int]) -> Job:
+    def _submit(
+        self,
+        function: Callable[..., object],
+        arguments: tuple[Any, ...],
+        inputs: Sequence[int],
+        read: Callable[[memoryview], object] | None = None,
+    ) -> Job:
+        """Queue a task; without `read`, its result has the type that the function's annotation says."""
         if self._closed.is_set():
             raise CodecError("cancelled", "the codec pool is closed")
         request_fd, result_fd = anonymous_file(), anonymous_file()
@@ -148,13 +163,14 @@ class CodecPool(CodecExecutor):
             raise
         finally:
             os.close(request_fd)
-        job = Job(token, result_fd, self._take_back)
+        read = read or partial(unpack, kind=get_type_hints(function)["return"])
+        job = Job(token, result_fd, read, self._take_back)
         with self._lock:
             closed = self._closed.is_set()
             if not closed:
                 self._queue.append(job)
         if closed:
-            self._settle(job, CodecError("cancelled", "the codec pool is closed"))
+            self._settle(job, Outcome(error=CodecError("cancelled", "the codec pool is closed")))
         self._pump()
         return job
 
@@ -177,8 +193,9 @@ class CodecPool(CodecExecutor):
             return
         running.add_done_callback(lambda done: self._finished(slot, job, done))
 
-    def _finished(self, slot: Slot, job: Job, done: Future[worker.Answer]) -> None:
+    def _finished(self, slot: Slot, job: Job, done: Future[Answer]) -> None:
         """Pebble is done with a task, one way or the other; called in a thread of its."""
+        result = outcome(job, done, self.limits)
         with self._lock:
             if slot.job is not job:
                 return  # the keeper has given it up
@@ -186,6 +203,9 @@ class CodecPool(CodecExecutor):
             failed = not done.cancelled() and done.exception() is not None
             if job.pid is not None and failed:
                 self._warm.discard(job.pid)  # its connection will say so too, but later
+            if job.pid is not None and result.lied:
+                slot.rebuilding = True  # the keeper sees it dead and builds it again
+                send_signal(job.pid, signal.SIGKILL)
             # The worker may have died before the task reached it.
             repeat = failed and job.fetched_s is None and job.again
             repeat = repeat and not job.cancelled() and not self._closed.is_set()
@@ -193,25 +213,18 @@ class CodecPool(CodecExecutor):
                 job.again = False
                 self._queue.appendleft(job)
         if not repeat:
-            self._settle(job, outcome(done, self.limits))
+            self._settle(job, result)
         self._pump()
 
-    def _settle(self, job: Job, error: BaseException | None) -> None:
+    def _settle(self, job: Job, result: Outcome) -> None:
         """Set the future, and close what belonged to the task."""
         self._handover.withdraw(job.token)
-        value = None
-        try:
-            if error is None and not job.cancelled():
-                value = load(job.result_fd)
-        except Exception as problem:  # noqa: BLE001 - nobody else would hear of it, and the caller waits
-            error = problem
-        finally:
-            os.close(job.result_fd)
+        os.close(job.result_fd)
         if job.set_running_or_notify_cancel():
-            if error is None:
-                job.set_result(value)
+            if result.error is None:
+                job.set_result(result.value)
             else:
-                job.set_exception(error)
+                job.set_exception(result.error)
 
     def _take_back(self, job: Job) -> None:
         """A future was cancelled."""
@@ -225,7 +238,7 @@ class CodecPool(CodecExecutor):
                 if job.pid is not None and any(slot.job is job for slot in self._slots):
                     send_signal(job.pid, worker.CANCEL_SIGNAL)
         if waiting:
-            self._settle(job, None)
+            self._settle(job, Outcome())
         else:
             self._handover.withdraw(job.token)
 
@@ -270,5 +283,5 @@ class CodecPool(CodecExecutor):
                 slot.end()
                 slot.build()
                 if job is not None:
-                    self._settle(job, CodecError("worker_died", "the worker stopped answering"))
+                    self._settle(job, Outcome(error=CodecError("worker_died", "the worker stopped answering")))
             self._pump()

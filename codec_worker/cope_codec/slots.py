@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 from concurrent.futures import Future
+from dataclasses import dataclass, fields
 from typing import Any, cast, get_args
 
 import pebble
 
-from cope_codec import worker
+from cope_codec import shared, worker
 from cope_codec.errors import CodecError, CodecErrorCode
 from cope_codec.executor import START_S
 from cope_codec.jobs import Job
 from cope_codec.limits import Limits
+from cope_codec.options import VideoOptions
+from cope_codec.pipes import Answer, GuardedContext
 
 _CANCEL_GRACE_S = 0.1  # a worker that has not let go of a cancelled task by then is killed
 _STUCK_S = 5.0  # beyond the wall time: pebble itself did not notice
+_OPTIONS = frozenset(field.name for field in fields(VideoOptions))
 
 
 class Slot:
@@ -56,7 +59,7 @@ class Slot:
             max_workers=1,
             initializer=worker.initialize,
             initargs=(self._address, self._limits, self._sandboxed),
-            context=multiprocessing.get_context("spawn"),
+            context=GuardedContext(),
         )
         _ = self._pebble.active  # starts the process now, not with the first task
         self.rebuilding = False
@@ -66,15 +69,13 @@ class Slot:
         self._pebble.stop()
         self._pebble.join()
 
-    def schedule(self, job: Job) -> Future[worker.Answer]:
+    def schedule(self, job: Job) -> Future[Answer]:
         """Send the worker a task's token.
 
         Raises:
             RuntimeError: it is broken.
         """
-        running: Future[worker.Answer] = self._pebble.schedule(
-            worker.run, args=(job.token,), timeout=self._limits.wall_s
-        )
+        running: Future[Answer] = self._pebble.schedule(worker.run, args=(job.token,), timeout=self._limits.wall_s)
         return running
 
     def is_stuck(self, job: Job, now_s: float) -> bool:
@@ -86,18 +87,45 @@ class Slot:
         return now_s - job.fetched_s > self._limits.wall_s + _STUCK_S
 
 
-def outcome(done: Future[worker.Answer], limits: Limits) -> BaseException | None:
-    """What became of a task: None is well."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a task.
+
+    Attributes:
+        value: its result.
+        error: or why there is none.
+        lied: the worker's answer was none: it must not be given another task.
+    """
+
+    value: object = None
+    error: BaseException | None = None
+    lied: bool = False
+
+
+def outcome(job: Job, done: Future[Answer], limits: Limits) -> Outcome:
+    """Read and check what a worker answered, or why it did not."""
     if done.cancelled():
-        return CodecError("cancelled", "the task was taken back")
+        return Outcome(error=CodecError("cancelled", "the task was taken back"))
     error = done.exception()
-    if error is None:
-        code, message, param = done.result()
-        if not code:
-            return None
-        if code in get_args(CodecErrorCode):
-            return CodecError(cast(CodecErrorCode, code), message, param=param)
-        return RuntimeError(f"in a codec worker: {message}")
+    if error is not None:
+        return Outcome(error=_reason(error, limits))
+    code, message, param = done.result()
+    if code in get_args(CodecErrorCode):
+        # A name from a worker ends up in the answer to a client.
+        known = param in _OPTIONS
+        return Outcome(error=CodecError(cast(CodecErrorCode, code), message, param=param if known else None))
+    if code:
+        return Outcome(error=RuntimeError(f"in a codec worker: {message}"))
+    if job.cancelled():
+        return Outcome()
+    try:
+        shared.seal(job.result_fd)
+        return Outcome(job.read(shared.mapped(job.result_fd)))
+    except Exception as problem:  # noqa: BLE001 - whatever it did, it was no answer, and the caller waits
+        return Outcome(error=CodecError("worker_died", f"the worker's answer cannot be used: {problem}"), lied=True)
+
+
+def _reason(error: BaseException, limits: Limits) -> CodecError:
     if isinstance(error, pebble.ProcessExpired):
         if error.exitcode == worker.OUT_OF_MEMORY_EXIT:
             return CodecError("out_of_memory", f"the video needs more than {limits.memory_bytes >> 20} MiB to decode")

@@ -9,32 +9,32 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, get_type_hints
 
 import av
 import av.error
 import numpy as np
 
-from cope_codec import samples, sandbox
+from cope_codec import samples, sandbox, wire
+from cope_codec.answers import Opened
 from cope_codec.errors import CodecError
 from cope_codec.extract import extract
 from cope_codec.handover import Receiver
 from cope_codec.index import PacketIndex, open_container
 from cope_codec.limits import Limits
 from cope_codec.options import VideoOptions
+from cope_codec.pipes import BUG, Answer
 from cope_codec.plan import VideoPlan
 from cope_codec.primitives import GopPrimitives
-from cope_codec.shared import SharedFile, dump, load
+from cope_codec.shared import SharedFile, load, mapped, write
 from cope_codec.video import open as open_video
 
 OUT_OF_MEMORY_EXIT = 77  # a worker that ran out of memory is bloated: it ends instead of answering
 CANCEL_SIGNAL = signal.SIGUSR1
-# A task: what to call with the descriptors after the first two, and with these arguments.
+# A task: what to call with the descriptors after the first two, and with these arguments. What it returns is written to
+# the second in the form of `wire`, as its annotation says.
 Request = tuple[Callable[..., object], tuple[Any, ...]]
-# What travels through pebble's pipe, small enough that a write is never torn: (code or "", message, param).
-Answer = tuple[str, str, str | None]
 _MOST_MESSAGE = 500
-_BUG = "bug"
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +120,8 @@ def _call(fds: list[int]) -> Answer:
     try:
         request: Request = load(request_fd)
         function, arguments = request
-        dump(result_fd, function(inputs, *arguments))
+        for at, piece in wire.pack(function(inputs, *arguments), get_type_hints(function)["return"]):
+            write(result_fd, piece, at)
     except CodecError as error:
         return error.code, str(error)[:_MOST_MESSAGE], error.param
     except MemoryError:
@@ -128,26 +129,27 @@ def _call(fds: list[int]) -> Answer:
     except OSError as error:
         if "File too large" in str(error):
             return "video_too_large", "the video's primitives are larger than a result may be", None
-        return _BUG, f"{type(error).__name__}: {error}"[:_MOST_MESSAGE], None
+        return BUG, f"{type(error).__name__}: {error}"[:_MOST_MESSAGE], None
     except Exception as error:  # noqa: BLE001 - the parent raises it: it is a bug of ours, not the video's
-        return _BUG, f"{type(error).__name__}: {error}"[:_MOST_MESSAGE], None
+        return BUG, f"{type(error).__name__}: {error}"[:_MOST_MESSAGE], None
     return "", "", None
 
 
-def open_source(inputs: list[int], options: VideoOptions | None, limits: Limits) -> tuple[PacketIndex, VideoPlan]:
+def open_source(inputs: list[int], options: VideoOptions | None, limits: Limits) -> Opened:
     """Task: index and plan a video. Inputs: the video."""
     video = open_video(SharedFile(inputs[0]), options, limits=limits)
-    return video.index, video.plan
+    return Opened(video.index, video.plan)
 
 
 def extract_gops(inputs: list[int], plan: VideoPlan, side: int, limits: Limits) -> list[GopPrimitives]:
     """Task: decode all GOPs of a (cut) plan. Inputs: the video, its index."""
     source = SharedFile(inputs[0])
-    index: PacketIndex = load(inputs[1])
+    index: PacketIndex = wire.unpack(mapped(inputs[1]), PacketIndex)
     container = open_container(source, limits)
     return list(extract(source, container, index, plan, side, plan.gops))
 
 
-def call(inputs: list[int], function: Callable[..., object], *arguments: Any) -> object:
-    """Task: call any function; the tests' way to make a worker hang, bloat or die."""
-    return function(*arguments)
+def call(inputs: list[int], function: Callable[..., object], *arguments: Any) -> int | None:
+    """Task: call any function; the tests' way to make a worker hang, bloat, die or lie. Returns whole numbers only."""
+    result = function(*arguments)
+    return result if isinstance(result, int) else None
