@@ -1,6 +1,6 @@
 """The pipes between pebble and its worker: tasks go out as pebble pickles them, answers come back as checked JSON.
 
-Pebble would unpickle whatever the worker writes, and a pickle names code to run. It takes the pipes from the
+Pebble would unpickle whatever the worker writes, and a pickle names code to run. It takes pipes and locks from the
 multiprocessing context that it is given, so that is where ours come in.
 """
 
@@ -23,12 +23,29 @@ _MOST_BYTES = 8192
 
 
 class GuardedContext(SpawnContext):
-    """Spawns processes whose answers are not unpickled."""
+    """Spawns processes whose answers are not unpickled. For pebble pools of one process."""
+
+    def RLock(self) -> Any:
+        """No lock at all: pebble's keep several workers of one pool from reading each other's tasks.
+
+        A real one is a named semaphore, which stays in /dev/shm where a whole process tree is killed.
+        """
+        return _NoLock()
 
     def Pipe(self, duplex: bool = True) -> tuple[Any, Any]:
         """A pipe of which one end goes to the child: as `reduce` turns it into what belongs there."""
         reader, writer = super().Pipe(duplex)
         return _moved(reader, _AnswerReader), _moved(writer, _TaskWriter)
+
+
+class _NoLock:
+    """A lock that is always to be had."""
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
 
 
 class _AnswerReader(Connection):

@@ -104,14 +104,14 @@ class CodecPool(CodecExecutor):
             return PooledVideo(source, found.index, found.plan, self, _Handle(shared, index))
 
         read = partial(read_opened, options=options)
-        return Following(self._submit(worker.open_source, (options, self.limits), [shared.fd], read), opened)
+        return Following(self.run_soon(worker.open_source, (options, self.limits), [shared.fd], read), opened)
 
     def submit(self, video: PooledVideo, side: int, gops: Sequence[GopPlan]) -> Future[list[GopPrimitives]]:
         """See `CodecExecutor.submit`."""
         plan = replace(video.plan, gops=tuple(gops))
         files = [video.handle.input.fd, video.handle.index.fd]
         read = partial(read_gops, index=video.index, plan=video.plan, side=side, gops=gops)
-        return self._submit(worker.extract_gops, (plan, side, self.limits), files, read)
+        return self.run_soon(worker.extract_gops, (plan, side, self.limits), files, read)
 
     def stats(self) -> PoolStats:
         """The pool now."""
@@ -144,14 +144,25 @@ class CodecPool(CodecExecutor):
 
     # Tasks.
 
-    def _submit(
+    def run_soon(
         self,
         function: Callable[..., object],
         arguments: tuple[Any, ...],
         inputs: Sequence[int],
         read: Callable[[memoryview], object] | None = None,
     ) -> Job:
-        """Queue a task; without `read`, its result has the type that the function's annotation says."""
+        """Have a function of `cope_codec.worker` called in a worker.
+
+        Args:
+            function: called with the descriptors of `inputs`, as they are in the worker, and with `arguments`.
+            arguments: what can be pickled.
+            inputs: descriptors to hand over; they may be closed when this returns.
+            read: makes the result of the memory that the worker has written, which is sealed; without it, it is
+                unpacked as the type that the function's annotation says.
+
+        Raises:
+            CodecError: `cancelled` when the pool is closed; everything else through the future.
+        """
         if self._closed.is_set():
             raise CodecError("cancelled", "the codec pool is closed")
         request_fd, result_fd = anonymous_file(), anonymous_file()
@@ -212,9 +223,9 @@ class CodecPool(CodecExecutor):
             if repeat:
                 job.again = False
                 self._queue.appendleft(job)
+        self._pump()  # first, so that the worker does not wait for the callbacks of whoever waits for this
         if not repeat:
             self._settle(job, result)
-        self._pump()
 
     def _settle(self, job: Job, result: Outcome) -> None:
         """Set the future, and close what belonged to the task."""

@@ -67,9 +67,27 @@ def initialize(address: str, limits: Limits, sandboxed: bool) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     roof = address_space() + limits.memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (roof, roof))
-    if sandboxed and not (sandbox.close_files() & sandbox.close_network()):
-        _log.warning("this kernel lacks Landlock or seccomp: codec workers run with the rights of the server")
+    if sandboxed:
+        _end_other_threads()
+        if not (sandbox.close_files() & sandbox.close_network()):
+            _log.warning("this kernel lacks Landlock or seccomp: codec workers run with the rights of the server")
+    _State.receiver.end_with_parent()
     _State.receiver.ready()
+
+
+def _end_other_threads() -> None:
+    """A sandbox holds the thread that closes it and those it starts later: there must be no other.
+
+    numpy's OpenBLAS starts its threads when it is loaded. It ends them before a fork, to start them again when they are
+    needed, which they are not.
+    """
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    others = len(os.listdir("/proc/self/task")) - 1
+    if others:
+        _log.warning("%d threads of a codec worker are outside its sandbox", others)
 
 
 def address_space() -> int:

@@ -27,7 +27,7 @@ def pool() -> Iterator[CodecPool]:
 def take_over(pool: CodecPool, source: str, **names: Any) -> None:
     """Run code in the worker, as an exploit would; it stays as it is until it is replaced."""
     pool.wait_until_warm()
-    pool._submit(worker.call, (exec, textwrap.dedent(source), names), []).result(timeout=30)
+    pool.run_soon(worker.call, (exec, textwrap.dedent(source), names), []).result(timeout=30)
 
 
 def failure(pool: CodecPool, video: PooledVideo | None = None) -> str:
@@ -151,7 +151,7 @@ def test_lies_in_the_pipe(pool: CodecPool, name: str, tmp_path: Path) -> None:
     pool.wait_until_warm()
     source = f"{FIND}\n    find('process_tasks', 'channel').writer.send_bytes(data)\n    import time; time.sleep(10)"
     with pytest.raises(CodecError) as caught:
-        pool._submit(worker.call, (exec, textwrap.dedent(source), {"data": data}), []).result(timeout=30)
+        pool.run_soon(worker.call, (exec, textwrap.dedent(source), {"data": data}), []).result(timeout=30)
     assert caught.value.code == "worker_died"
     assert not trap.exists()
     pool.wait_until_warm()
@@ -191,5 +191,5 @@ def test_results_cannot_be_changed_once_they_are_read(pool: CodecPool) -> None:
     for attempt in ("os.ftruncate(w.kept, 0)", "os.pwrite(w.kept, b'x' * 4096, 0)", "mmap.mmap(w.kept, 4096)"):
         source = f"import os, mmap, cope_codec.worker as w\n{attempt}"
         with pytest.raises(RuntimeError, match="PermissionError"):
-            pool._submit(worker.call, (exec, source, {}), []).result(timeout=30)
+            pool.run_soon(worker.call, (exec, source, {}), []).result(timeout=30)
     assert gop.residual.tobytes() == before
