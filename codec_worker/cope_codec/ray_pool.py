@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -359,10 +359,10 @@ def _settle(task: _Task, answer: _Answer | None, error: BaseException | None) ->
     """Set the future."""
     value = None
     if answer is not None and answer.code is not None:
-        error = CodecError(cast(CodecErrorCode, answer.code), answer.message, param=answer.param)
+        error = CodecError(answer.code, answer.message, param=answer.param)
     elif answer is not None and answer.memory is not None and not task.cancelled():
         try:
-            value = task.read(memoryview(answer.memory))
+            value = task.read(answer.memory.data)
         except Exception as problem:  # noqa: BLE001 - whatever it is, it is no answer, and the caller waits
             error = CodecError("worker_died", f"the worker's answer cannot be used: {problem}")
     if task.set_running_or_notify_cancel():

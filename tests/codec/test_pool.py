@@ -194,7 +194,7 @@ def test_workers_killed_in_the_middle_leave_nothing(pool: CodecPool) -> None:
     data = clip(24, width=640, height=480)
     for _ in range(3):
         video = pool.open(data, VideoOptions(gop_slots=2, fps=4))
-        gops = video.gops(1536)  # large pictures: seconds of work, of which the kill hits the middle
+        gops = video.gops(768)  # large pictures: the kill hits the middle of the work
         next(gops)
         until(lambda: pool.stats().busy > 0)
         for pid in pool.pids():
