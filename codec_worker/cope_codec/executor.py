@@ -6,13 +6,14 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cope_codec.errors import CodecError
 from cope_codec.groups import split
 from cope_codec.index import PacketIndex
 from cope_codec.limits import Limits
@@ -36,6 +37,7 @@ class PoolStats:
         queued: tasks that wait for a worker.
         oldest_s: how long the first of them has waited, seconds; 0 when none waits.
         restarts: workers started in place of one that died, hung, bloated or would not let go, since the beginning.
+        outcomes: how many tasks ended how, since the beginning: `ok`, a `CodecError`'s code, or `bug`.
     """
 
     workers: int
@@ -43,6 +45,15 @@ class PoolStats:
     queued: int
     oldest_s: float
     restarts: int
+    outcomes: Mapping[str, int]
+
+
+def outcome_of(task: Future[Any]) -> str:
+    """A finished task's key in `PoolStats.outcomes`."""
+    if task.cancelled():
+        return "cancelled"
+    error = task.exception()
+    return "ok" if error is None else error.code if isinstance(error, CodecError) else "bug"
 
 
 class CodecExecutor(ABC):

@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from typing import Any, get_type_hints
 from cope_codec import worker
 from cope_codec.answers import Opened, read_gops, read_opened
 from cope_codec.errors import CodecError
-from cope_codec.executor import CodecExecutor, PooledVideo, PoolStats
+from cope_codec.executor import CodecExecutor, PooledVideo, PoolStats, outcome_of
 from cope_codec.handover import Handover
 from cope_codec.index import PacketIndex
 from cope_codec.jobs import Following, Job
@@ -79,6 +79,7 @@ class CodecPool(CodecExecutor):
         self._queue: deque[Job] = deque()
         self._warm: set[int] = set()
         self._started = 0
+        self._outcomes: Counter[str] = Counter()
         self._closed = threading.Event()
         self._handover = Handover(self._on_fetched, self._on_joined, self._on_left)
         self._slots = [Slot(self._handover.address, limits, sandboxed) for _ in range(workers)]
@@ -118,7 +119,8 @@ class CodecPool(CodecExecutor):
         with self._lock:
             oldest = time.monotonic() - self._queue[0].submitted_s if self._queue else 0.0
             busy = sum(slot.job is not None and slot.job.pid is not None for slot in self._slots)
-            return PoolStats(len(self._warm), busy, len(self._queue), oldest, max(0, self._started - self.size))
+            restarts = max(0, self._started - self.size)
+            return PoolStats(len(self._warm), busy, len(self._queue), oldest, restarts, dict(self._outcomes))
 
     def pids(self) -> list[int]:
         """Process ids of the warm workers."""
@@ -236,6 +238,8 @@ class CodecPool(CodecExecutor):
                 job.set_result(result.value)
             else:
                 job.set_exception(result.error)
+        with self._lock:
+            self._outcomes[outcome_of(job)] += 1
 
     def _take_back(self, job: Job) -> None:
         """A future was cancelled."""

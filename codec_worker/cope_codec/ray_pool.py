@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ from ray.exceptions import RayActorError, RayError, TaskCancelledError
 from cope_codec import worker
 from cope_codec.answers import Opened, read_gops, read_opened
 from cope_codec.errors import CodecError, CodecErrorCode
-from cope_codec.executor import CodecExecutor, PooledVideo, PoolStats
+from cope_codec.executor import CodecExecutor, PooledVideo, PoolStats, outcome_of
 from cope_codec.index import PacketIndex
 from cope_codec.jobs import Following
 from cope_codec.limits import DEFAULT_LIMITS, Limits
@@ -179,6 +179,7 @@ class RayPool(CodecExecutor):
         self._sandboxed = sandboxed
         self._lock = threading.RLock()
         self._queue: deque[_Task] = deque()
+        self._outcomes: Counter[str] = Counter()
         self._closed = False
         self._videos = 0
         self._lost = 0  # actors replaced, and the restarts that they had counted
@@ -227,7 +228,7 @@ class RayPool(CodecExecutor):
             warm = sum(seat.warm for seat in self._seats)
             busy = sum(seat.task is not None for seat in self._seats)
             restarts = self._lost + sum(seat.restarts for seat in self._seats)
-            return PoolStats(warm, busy, len(self._queue), oldest, restarts)
+            return PoolStats(warm, busy, len(self._queue), oldest, restarts, dict(self._outcomes))
 
     def close(self) -> None:
         """Take back all tasks and end all actors; Ray itself stays connected."""
@@ -245,7 +246,7 @@ class RayPool(CodecExecutor):
             for actor in actors:
                 ray.kill(actor)
         for task in tasks:
-            _settle(task, None, CodecError("cancelled", "the codec pool was closed"))
+            self._settle(task, None, CodecError("cancelled", "the codec pool was closed"))
         self._events.shutdown()
 
     # Tasks.
@@ -295,7 +296,7 @@ class RayPool(CodecExecutor):
                 self._queue.appendleft(task)
         self._pump()
         if not repeat:
-            _settle(task, None if error else done.result(), _translated(error))
+            self._settle(task, None if error else done.result(), _translated(error))
 
     def _take_back(self, task: _Task) -> None:
         """A future was cancelled."""
@@ -306,7 +307,25 @@ class RayPool(CodecExecutor):
             elif task.reference is not None and not self._closed:
                 ray.cancel(task.reference)  # the actor's coroutine is cancelled, and its own pool frees the worker
         if waiting:
-            _settle(task, None, None)
+            self._settle(task, None, None)
+
+    def _settle(self, task: _Task, answer: _Answer | None, error: BaseException | None) -> None:
+        """Set the future."""
+        value = None
+        if answer is not None and answer.code is not None:
+            error = CodecError(answer.code, answer.message, param=answer.param)
+        elif answer is not None and answer.memory is not None and not task.cancelled():
+            try:
+                value = task.read(answer.memory.data)
+            except Exception as problem:  # noqa: BLE001 - whatever it is, it is no answer, and the caller waits
+                error = CodecError("worker_died", f"the worker's answer cannot be used: {problem}")
+        if task.set_running_or_notify_cancel():
+            if error is None:
+                task.set_result(value)
+            else:
+                task.set_exception(error)
+        with self._lock:
+            self._outcomes[outcome_of(task)] += 1
 
     # Actors.
 
@@ -353,20 +372,3 @@ def _translated(error: BaseException | None) -> BaseException | None:
     if isinstance(error, RayError) and not isinstance(error, ray.exceptions.RayTaskError):
         return CodecError("worker_died", f"Ray lost the task: {type(error).__name__}")
     return error
-
-
-def _settle(task: _Task, answer: _Answer | None, error: BaseException | None) -> None:
-    """Set the future."""
-    value = None
-    if answer is not None and answer.code is not None:
-        error = CodecError(answer.code, answer.message, param=answer.param)
-    elif answer is not None and answer.memory is not None and not task.cancelled():
-        try:
-            value = task.read(answer.memory.data)
-        except Exception as problem:  # noqa: BLE001 - whatever it is, it is no answer, and the caller waits
-            error = CodecError("worker_died", f"the worker's answer cannot be used: {problem}")
-    if task.set_running_or_notify_cancel():
-        if error is None:
-            task.set_result(value)
-        else:
-            task.set_exception(error)
