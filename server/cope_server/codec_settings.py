@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cope_codec.executor import CodecExecutor
     from cope_codec.limits import Limits
 
 _PREFIX = "COPE_CODEC_"
@@ -22,11 +23,12 @@ class CodecSettings:
     """The codec workers of one API-server process.
 
     Attributes:
-        workers: worker processes; 0 shares the cores among the API-server processes, one worker per core.
+        workers: worker processes; 0 shares the cores, or the CPUs of the Ray cluster, among the API-server processes.
         queue: tasks that may wait; more videos are refused with 429.
         timeout_s: seconds that a worker may spend on one task.
         memory_mb: address space that a worker may add to what it holds when warm, MiB.
         cache_mb: most memory of the cache of primitives, MiB.
+        executor: `local` for processes of this machine, `ray` for actors of the cluster that `RAY_ADDRESS` names.
     """
 
     workers: int = 0
@@ -34,6 +36,7 @@ class CodecSettings:
     timeout_s: float = 30.0
     memory_mb: int = 1200
     cache_mb: int = 512
+    executor: str = "local"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> CodecSettings:
@@ -42,20 +45,44 @@ class CodecSettings:
         Raises:
             ValueError: a value is no number, or out of range; the message names the variable.
         """
-        values: dict[str, float] = {}
+        values: dict[str, float | str] = {}
         for name, kind, lowest in _KINDS:
             variable = _PREFIX + name.upper()
             text = environment.get(variable, "").strip()
             if not text:
                 continue
             try:
-                values[name] = kind(text)
+                value = kind(text)
             except ValueError:
                 what = "a whole number" if kind is int else "a number"
                 raise ValueError(f"{variable} must be {what}, not {text!r}") from None
-            if not lowest <= values[name] < float("inf"):
+            if not lowest <= value < float("inf"):
                 raise ValueError(f"{variable} must be at least {lowest:g}, not {text}")
+            values[name] = value
+        values["executor"] = environment.get(_EXECUTOR, "").strip() or "local"
+        if values["executor"] not in _EXECUTORS:
+            raise ValueError(f"{_EXECUTOR} must be one of {', '.join(_EXECUTORS)}, not {values['executor']!r}")
         return cls(**values)  # type: ignore[arg-type]  # `_KINDS` has the fields' own types
+
+    def make_executor(self, api_servers: int) -> CodecExecutor:
+        """Start the workers of one of so many API-server processes; they are warm some seconds later.
+
+        Raises:
+            ModuleNotFoundError: Ray is asked for and not installed.
+            ConnectionError: Ray's cluster cannot be reached.
+        """
+        if self.executor == "ray":
+            import ray
+
+            from cope_codec.ray_pool import RayPool
+
+            if not ray.is_initialized():
+                ray.init(include_dashboard=False, log_to_driver=False)
+            workers = self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // max(1, api_servers))
+            return RayPool(workers, limits=self.limits(), max_queue=self.queue)
+        from cope_codec.pool import CodecPool
+
+        return CodecPool(self.worker_count(api_servers), limits=self.limits(), max_queue=self.queue)
 
     def worker_count(self, api_servers: int) -> int:
         """Workers of one of so many API-server processes."""
@@ -68,16 +95,20 @@ class CodecSettings:
         return Limits(wall_s=self.timeout_s, memory_bytes=self.memory_mb << 20)
 
 
-# field: (name, type, lowest value)
-_KINDS = tuple(
-    (field.name, float if field.name == "timeout_s" else int, {"workers": 0, "timeout_s": 0.1}.get(field.name, 1))
-    for field in fields(CodecSettings)
+# option: (name, type, lowest value)
+_KINDS: tuple[tuple[str, type[int] | type[float], float], ...] = (
+    ("workers", int, 0),
+    ("queue", int, 1),
+    ("timeout_s", float, 0.1),
+    ("memory_mb", int, 1),
+    ("cache_mb", int, 1),
 )
+_EXECUTOR, _EXECUTORS = _PREFIX + "EXECUTOR", ("local", "ray")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`--codec-workers`, `--codec-queue` and so on."""
-    for name, _, _ in _KINDS:
+    for name in (*(name for name, _, _ in _KINDS), "executor"):
         parser.add_argument(f"--codec-{name.replace('_', '-')}", metavar="N")
 
 
@@ -87,7 +118,7 @@ def to_environment(arguments: argparse.Namespace, environment: MutableMapping[st
     Raises:
         ValueError: as `CodecSettings.from_environment`.
     """
-    for name, _, _ in _KINDS:
+    for name in (*(name for name, _, _ in _KINDS), "executor"):
         value = getattr(arguments, f"codec_{name}", None)
         if value is not None:
             environment[_PREFIX + name.upper()] = value

@@ -49,19 +49,18 @@ class CoPEEndpoint:
 
 
 async def _start_workers(state: State, side: int, api_servers: int) -> None:
-    """Put a pool of codec workers in charge of the videos of this process, and wait until they are warm."""
+    """Put codec workers in charge of the videos of this process, and wait until they are warm."""
     from cope_codec import cache
-    from cope_codec.pool import CodecPool
     from cope_model import extraction
     from cope_server.codec_metrics import CodecMetrics
     from cope_server.codec_settings import CodecSettings
 
     settings = CodecSettings.from_environment()
     cache.shared.max_bytes = settings.cache_mb << 20
-    pool = CodecPool(settings.worker_count(api_servers), limits=settings.limits(), max_queue=settings.queue)
-    state.cope_codec_metrics = CodecMetrics(extraction.install(pool, side))
-    state.cope_codec_pool = pool
-    await asyncio.to_thread(pool.wait_until_warm)
+    executor = await asyncio.to_thread(settings.make_executor, api_servers)
+    state.cope_codec_metrics = CodecMetrics(extraction.install(executor, side))
+    state.cope_codec_executor = executor
+    await asyncio.to_thread(executor.wait_until_warm)
     state.cope_codec_metrics.start()
 
 
@@ -77,9 +76,9 @@ def _closing_workers(lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
                 yield state
             finally:
                 extraction.uninstall()
-                if hasattr(app.state, "cope_codec_pool"):
+                if hasattr(app.state, "cope_codec_executor"):
                     app.state.cope_codec_metrics.stop()
-                    await asyncio.to_thread(app.state.cope_codec_pool.close)
+                    await asyncio.to_thread(app.state.cope_codec_executor.close)
 
     return closing
 
