@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -31,6 +32,9 @@ from cope_codec.video import open as open_video
 
 OUT_OF_MEMORY_EXIT = 77  # a worker that ran out of memory is bloated: it ends instead of answering
 CANCEL_SIGNAL = signal.SIGUSR1
+_AGAIN_S = (
+    0.02  # PyAV swallows what is raised while FFmpeg reads the file, so it is raised again until the task is over
+)
 # A task: what to call with the descriptors after the first two, and with these arguments. What it returns is written to
 # the second in the form of `wire`, as its annotation says.
 Request = tuple[Callable[..., object], tuple[Any, ...]]
@@ -59,6 +63,8 @@ def initialize(address: str, limits: Limits, sandboxed: bool) -> None:
     # pebble's own handler would wait for FFmpeg to come back from a long call; a worker has nothing to tidy up.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(CANCEL_SIGNAL, _on_cancel)
+    signal.signal(signal.SIGALRM, _on_cancel)
+    sys.excepthook = sys.unraisablehook = _say_nothing_of_cancelling
     av.logging.set_level(av.logging.PANIC)  # strangers' files would fill the log
     _warm_up()
     _State.receiver = Receiver(address)
@@ -106,7 +112,16 @@ def _warm_up() -> None:
 
 def _on_cancel(number: int, frame: FrameType | None) -> None:
     if _State.busy:
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
         raise _Cancelled
+
+
+def _say_nothing_of_cancelling(*arguments: Any) -> None:
+    """A hook for exceptions that nobody can catch: PyAV shows those that are raised while FFmpeg reads the file."""
+    if arguments[0] is _Cancelled or getattr(arguments[0], "exc_type", None) is _Cancelled:
+        return
+    hook = sys.__excepthook__ if len(arguments) > 1 else sys.__unraisablehook__
+    hook(*arguments)
 
 
 def run(token: bytes) -> Answer:
@@ -128,6 +143,7 @@ def run(token: bytes) -> Answer:
         _State.busy = False
         answer = "cancelled", "the task was taken back", None
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for fd in fds:
             os.close(fd)
     return answer
