@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +39,7 @@ def pool() -> Iterator[CodecPool]:
 
 def do(pool: CodecPool, function: Callable[..., object], *arguments: Any) -> Any:
     """Submit any function that the workers have already imported: they cannot read other modules."""
-    return pool._submit(worker.call, (function, *arguments), [])
+    return pool.run_soon(worker.call, (function, *arguments), [])
 
 
 # Cancelling takes 45 to 185 ms on an idle machine (docs/measurements.md); this only tells it from waiting for the end.
@@ -59,8 +61,8 @@ def running(pool: CodecPool, function: Callable[..., object], *arguments: Any) -
 
 
 def left_behind() -> set[str]:
-    """Named shared memory that is not a lock of somebody's pool that is still open."""
-    return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")}
+    """Named shared memory."""
+    return set(os.listdir("/dev/shm"))
 
 
 def descriptors() -> int:
@@ -192,8 +194,9 @@ def test_workers_killed_in_the_middle_leave_nothing(pool: CodecPool) -> None:
     data = clip(24, width=640, height=480)
     for _ in range(3):
         video = pool.open(data, VideoOptions(gop_slots=2, fps=4))
-        gops = video.gops(1536)  # large pictures: seconds of work, of which the kill hits the middle
+        gops = video.gops(768)  # large pictures: the kill hits the middle of the work
         next(gops)
+        until(lambda: pool.stats().busy > 0)
         for pid in pool.pids():
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(CodecError) as caught:
@@ -298,6 +301,38 @@ def test_results_outlive_the_pool() -> None:
         (gop,) = pool.open(clip(4)).gops(SIDE)
     (want,) = cope_codec.open(clip(4)).gops(SIDE)
     same(gop, want)
+
+
+def test_all_threads_of_a_worker_are_in_its_sandbox(pool: CodecPool) -> None:
+    pool.wait_until_warm()
+    list(pool.open(clip(4)).gops(SIDE))
+    for pid in pool.pids():
+        statuses = [task.joinpath("status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+        assert [status.split("Seccomp:\t")[1][0] for status in statuses] == ["2"] * len(statuses)
+
+
+PARENT = """
+import os, sys, time
+from cope_codec import worker
+from cope_codec.pool import CodecPool
+
+if __name__ == "__main__":
+    pool = CodecPool(2)
+    pool.wait_until_warm()
+    pool.run_soon(worker.call, (time.sleep, 60), [])
+    time.sleep(0.3)
+    print(*pool.pids(), flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    pids = [int(word) for word in done.stdout.split()]
+    assert len(pids) == 2, done.stderr
+    until(lambda: not any(map(psutil.pid_exists, pids)), within_s=5)
 
 
 def test_workers_reach_neither_files_nor_the_network(pool: CodecPool, tmp_path: Path) -> None:
