@@ -23,6 +23,9 @@ from cope_codec.primitives import GopPrimitives
 from cope_codec.video import MODEL_SIDE, Video, check_side, some_decoded
 
 MOST_GROUP_GOPS = 8  # of one task: 8 GOPs of the default size are a result of 55 MB
+# Of one task: 3 s at 720p, where a frame takes 1.5 ms. A film in 4K must not run into the wall time that is there for
+# files which hang the decoder, and others wait for no worker longer than that.
+MOST_GROUP_PIXELS = 2 * 10**9
 START_S = 120.0  # for a worker to be warm
 _TICK_S = 0.05
 
@@ -120,7 +123,8 @@ class CodecExecutor(ABC):
             OSError: the path cannot be read.
         """
         video = await self.open_async(source, options)
-        jobs = [asyncio.wrap_future(self.submit(video, side, group)) for group in self.groups(video.plan.gops)]
+        groups = self.groups(video, video.plan.gops)
+        jobs = [asyncio.wrap_future(self.submit(video, side, group)) for group in groups]
         try:
             found = [gop for gops in await asyncio.gather(*jobs) for gop in gops]
         finally:
@@ -128,9 +132,10 @@ class CodecExecutor(ABC):
                 job.cancel()
         return video, list(some_decoded(iter(found)))
 
-    def groups(self, gops: Sequence[GopPlan]) -> list[Sequence[GopPlan]]:
-        """Cut GOPs into tasks that the workers can share."""
-        return split(gops, self.size, MOST_GROUP_GOPS)
+    def groups(self, video: Video, gops: Sequence[GopPlan]) -> list[Sequence[GopPlan]]:
+        """Cut GOPs of a video into tasks that the workers can share."""
+        packets = max(1, MOST_GROUP_PIXELS // (video.info.width * video.info.height))
+        return split(gops, self.size, MOST_GROUP_GOPS, packets)
 
     def wait_until_warm(self, timeout_s: float = START_S) -> None:
         """Wait until every worker is ready.
@@ -189,7 +194,7 @@ class PooledVideo(Video):
         return gops if only is not None else some_decoded(gops)
 
     def _gops(self, side: int, chosen: Sequence[GopPlan]) -> Iterator[GopPrimitives]:
-        waiting = deque(self.executor.groups(chosen))
+        waiting = deque(self.executor.groups(self, chosen))
         running: deque[Future[list[GopPrimitives]]] = deque()
         try:
             while waiting or running:

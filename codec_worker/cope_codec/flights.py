@@ -62,7 +62,7 @@ class Flights:
                 found[key] = kept
             else:
                 lacking.append(gop)
-        groups = deque(video.executor.groups(lacking))
+        groups = deque(video.executor.groups(video, lacking))
         me = object()
         try:
             while groups or flights:

@@ -120,7 +120,7 @@ def test_a_long_video_does_not_fill_the_queue(pool: CountingPool) -> None:
     async def main() -> None:
         flights = Flights(PrimitivesCache())
         video = await pool.open_async(clip(24), VideoOptions(gop_slots=1, fps=5))
-        assert len(pool.groups(video.plan.gops)) >= 8
+        assert len(pool.groups(video, video.plan.gops)) >= 8
         tasks = [asyncio.create_task(flights.extract(video, SIDE)) for _ in range(2)]
         deepest = 0
         while not all(task.done() for task in tasks):

@@ -135,6 +135,15 @@ def test_gops_of_one_video_run_in_several_workers(pool: CodecPool) -> None:
     assert sum(map(decoded_packets, groups)) <= 1.2 * decoded_packets(video.plan.gops)
 
 
+def test_a_task_of_large_pictures_has_fewer_gops() -> None:
+    plan = cope_codec.open(clip(24), gop_slots=2).plan  # a stream keyframe every 2 s, as every GOP
+    most = decoded_packets(plan.gops) // 4
+    groups = split(plan.gops, 1, 8, most)
+    assert [gop for group in groups for gop in group] == list(plan.gops)
+    assert len(groups) >= 4
+    assert max(map(decoded_packets, groups)) <= most * 1.3
+
+
 def test_gops_that_share_all_their_decoding_stay_together() -> None:
     plan = cope_codec.open(clip(24, gop=600), gop_slots=3).plan
     groups = split(plan.gops, 2, 8)
