@@ -205,14 +205,15 @@ def test_workers_killed_in_the_middle_leave_nothing(pool: CodecPool) -> None:
         video = pool.open(data, VideoOptions(gop_slots=2, fps=4))
         halves = video.plan.gops[:24], video.plan.gops[24:]
         jobs: list[Any] = [pool.submit(video, 768, half) for half in halves]  # a second of work each
-        until(lambda: all(job.pid is not None for job in jobs))  # noqa: B023 - called at once
+        for job in jobs:
+            until(lambda job=job: job.pid is not None)
         time.sleep(0.1)
         for pid in pool.pids():
             os.kill(pid, signal.SIGKILL)
         assert [code_of(job) for job in jobs] == ["worker_died"] * 2
         assert left_behind() == before[0]
         pool.wait_until_warm()
-    del video, jobs
+    del video, jobs, job
     until(lambda: descriptors() <= before[1] + 4)
     assert len(list(pool.open(clip(12)).gops(SIDE))) == 2
 
