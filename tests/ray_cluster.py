@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 
 import psutil
+from leftovers import shared_memory
 from requirements import require
 
 
@@ -22,7 +23,7 @@ def ray_of(cpus: int) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    before = _shared_memory()
+    before = shared_memory()
     folder = tempfile.mkdtemp(prefix="cope-ray-")  # pytest's are too deep for the names of Unix sockets
     ray.init(
         address="local",
@@ -38,14 +39,9 @@ def ray_of(cpus: int) -> Iterator[None]:
         ray.shutdown()
         shutil.rmtree(folder)
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and (left := [*(_shared_memory() - before), *_processes()]):
+    while time.monotonic() < deadline and (left := [*(shared_memory() - before), *_processes()]):
         time.sleep(0.05)
     assert not left, left
-
-
-def _shared_memory() -> set[str]:
-    """All but what vLLM and others who may run on this machine come and go with."""
-    return {name for name in os.listdir("/dev/shm") if not name.startswith(("sem.", "psm_"))}
 
 
 def _processes() -> list[str]:

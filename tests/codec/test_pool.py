@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 from clips import broken_clips, clip, harmed_clips
+from leftovers import shared_memory
 from requirements import require
 
 import cope_codec
@@ -58,11 +59,6 @@ def running(pool: CodecPool, function: Callable[..., object], *arguments: Any) -
     job = do(pool, function, *arguments)
     until(lambda: job.pid is not None)
     return job
-
-
-def left_behind() -> set[str]:
-    """Named shared memory, but for what vLLM and others who may run on this machine come and go with."""
-    return {name for name in os.listdir("/dev/shm") if not name.startswith(("sem.", "psm_"))}
 
 
 def descriptors() -> int:
@@ -210,11 +206,11 @@ def kill_in_the_middle(pool: CodecPool, data: bytes) -> None:
 
 def test_workers_killed_in_the_middle_leave_nothing(pool: CodecPool) -> None:
     pool.wait_until_warm()
-    before = left_behind(), descriptors()
+    before = shared_memory(), descriptors()
     data = clip(24, width=640, height=480)
     for _ in range(3):
         kill_in_the_middle(pool, data)
-        assert left_behind() == before[0]
+        assert shared_memory() == before[0]
         pool.wait_until_warm()
     until(lambda: descriptors() <= before[1] + 4)
     assert len(list(pool.open(clip(12)).gops(SIDE))) == 2
@@ -289,7 +285,7 @@ def test_the_queue_is_bounded() -> None:
 
 
 def test_close_leaves_no_process_and_settles_every_task() -> None:
-    shm, fds = left_behind(), descriptors()
+    shm, fds = shared_memory(), descriptors()
     pool = CodecPool(2)
     pool.wait_until_warm()
     pids = pool.pids()
@@ -303,7 +299,7 @@ def test_close_leaves_no_process_and_settles_every_task() -> None:
     with pytest.raises(CodecError):
         pool.open(clip(4))
     del pool, jobs
-    until(lambda: left_behind() <= shm)
+    until(lambda: shared_memory() <= shm)
     until(lambda: descriptors() <= fds + 3)  # the interpreter keeps a pipe to its resource tracker
 
 
