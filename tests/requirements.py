@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+VIDEOS = os.environ.get("COPE_TEST_VIDEOS")  # folder of real clips
+
 
 def require(what: str, present: bool, reason: str) -> None:
     """Skip with a reason, or fail where `COPE_REQUIRE_<what>` says that the thing must be there."""

@@ -74,3 +74,9 @@ def stop(server: Server) -> int:
     except subprocess.TimeoutExpired:
         os.killpg(server.process.pid, signal.SIGKILL)
         return server.process.wait()
+
+
+def metric(server: Server, name: str) -> float:
+    """Sum of the samples whose line begins so, such as `cope_x_total` or `cope_x_total{outcome="ok"}`."""
+    lines = httpx.get(f"{server.url}/metrics", timeout=10).text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))

@@ -38,6 +38,11 @@ class PrimitivesCache:
             self._gops.move_to_end(key)
             return gop
 
+    def peek(self, key: str) -> GopPrimitives | None:
+        """As `get`, but counts nothing: for whoever has asked before."""
+        with self._lock:
+            return self._gops.get(key)
+
     def put(self, gop: GopPrimitives) -> None:
         """Keep a GOP and drop the least recently used ones until the bound holds."""
         if gop.nbytes > self.max_bytes:

@@ -14,8 +14,11 @@ import numpy.typing as npt
 
 from cope_codec import reencode
 from cope_codec.builder import GopBuilder
+from cope_codec.deinterlace import FieldPicker
 from cope_codec.index import PacketIndex, Source
 from cope_codec.motion import MotionWindow
+from cope_codec.options import ENCODED_FPS
+from cope_codec.paper import PaperExtractor
 from cope_codec.pictures import Scaler
 from cope_codec.plan import GopPlan, VideoPlan
 from cope_codec.primitives import CELL_PX, I_SLOT, GopPrimitives
@@ -72,16 +75,23 @@ class _Extractor:
     def __init__(self, reader: FrameReader, index: PacketIndex, plan: VideoPlan, side: int) -> None:
         self._reader, self._index, self._plan, self._side = reader, index, plan, side
         self._scaler = Scaler(side)
+        self._field = FieldPicker()
         self._window: MotionWindow | None = None
         self._reencoder: reencode.Reencoder | None = None
-        if plan.mode == "transcode":
+        self._paper: PaperExtractor | None = None
+        if plan.mode in ("transcode", "paper"):
             encoded = reencode.encoded_side(side)
             self._motion_size = (encoded, encoded)
+            if plan.mode == "paper":
+                self._paper = PaperExtractor(reader, index, plan, side, encoded)
         else:
             self._motion_size = (index.info.width, index.info.height)
 
     def run(self, gops: Sequence[GopPlan]) -> Iterator[GopPrimitives]:
         """Decode GOPs that overlap in one pass."""
+        if self._paper is not None:
+            yield from self._paper.run(gops, self._builder)
+            return
         first, last = gops[0].first_packet, max(gop.last_packet for gop in gops)
         wanted = self._wanted(gops)
         # Searched, not hashed: one run can be a whole film, and a set of its timestamps 100 MB.
@@ -118,8 +128,8 @@ class _Extractor:
         for gop in gops:
             wanted[[slot.packet for slot in gop.slots]] = True
             if self._plan.mode == "native":
-                span = slice(gop.slots[0].packet, gop.last_packet + 1)
-                wanted[span] |= index.anchor[span]
+                span = slice(gop.first_packet, gop.last_packet + 1)
+                wanted[span] |= index.anchor[span] & (index.pts[span] >= gop.slots[0].pts)
             elif self._plan.mode == "transcode":
                 if not len(by_time):
                     shown = np.flatnonzero(index.shown)
@@ -130,7 +140,7 @@ class _Extractor:
 
     def _follow(self, builder: GopBuilder, frame: av.VideoFrame, pts: int) -> None:
         """Note the frame's motion relative to the frame before, where a P slot will need it."""
-        builder.corrupt |= frame.is_corrupt
+        builder.corrupt |= frame.is_corrupt | self._reader.damaged()
         builder.interlaced |= frame.interlaced_frame
         if self._plan.mode == "dense":
             return
@@ -139,13 +149,26 @@ class _Extractor:
         if self._reencoder is not None:
             if builder.filled == 0 and builder.gop.slots[0].pts > pts:
                 return  # the GOP has not begun: its encoder run starts with its first slot
-            frame = self._reencoder.push(frame)
+            frame = self._reencoder.push(self._field(frame))
         window = self._window
         if window is None or (window.width, window.height) != (frame.width, frame.height):
             # First frame, or the picture size changed in mid-stream: nothing to relate the old motion to.
             window = self._window = MotionWindow(frame.width, frame.height, self._side, CELL_PX)
         if builder.filled and not builder.next_is_keyframe:
             window.add(frame, usable=not frame.interlaced_frame)
+            if window.count == 1 and builder.filled == 1:
+                self._shorten(window, builder.gop, pts)
+
+    def _shorten(self, window: MotionWindow, gop: GopPlan, pts: int) -> None:
+        """A clip can begin with a B-frame: take that part of the first anchor's motion which lies behind it."""
+        begin = gop.slots[0]
+        if self._plan.mode != "native" or self._index.anchor[begin.packet]:
+            return
+        # Of all that was decoded before: an edit list can hide the anchor that the motion starts from.
+        anchors = np.maximum.accumulate(self._index.pts[gop.first_packet : begin.packet])
+        anchor = int(anchors[anchors < begin.pts].max(initial=int(self._index.pts[gop.first_packet])))
+        if anchor < begin.pts < pts:
+            window.shorten((pts - begin.pts) / (pts - anchor))
 
     def _restart(self, frame: av.VideoFrame) -> None:
         """A GOP is about to begin: it must not depend on the one before it."""
@@ -159,7 +182,7 @@ class _Extractor:
         motion, vectors = None, 0
         if not builder.next_is_keyframe and self._window is not None:
             motion, vectors = self._in_nominal_pixels(self._window), self._window.vectors
-        builder.put(self._scaler.rgb(frame), motion, vectors, frame.rotation)
+        builder.put(self._scaler.rgb(self._field(frame)), motion, vectors, frame.rotation)
         if self._window is not None:
             self._window.clear()
 
@@ -185,7 +208,7 @@ def _resampled(
 
     Frames that a slower source would repeat are left out: a repetition has no motion to add.
     """
-    per_window = max(1, round(reencode.RATE / fps))
+    per_window = max(1, round(ENCODED_FPS / fps))
     chosen = []
     for before, slot in zip(gop.slots, gop.slots[1:], strict=False):
         if slot.kind == I_SLOT:

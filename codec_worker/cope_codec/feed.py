@@ -30,7 +30,8 @@ class VideoFeed:
     The bytes are kept in a temporary file, for a container can only be read from its start.
 
     Args:
-        options: how to cut the video. `max_gops` does not apply: what is still to come cannot be sampled.
+        options: how to cut the video. `max_gops` does not apply: what is still to come cannot be sampled. Mode `paper`
+            repeats frames through a gap, so one piece that ends a gap of an hour gives 450 GOPs at once.
         side: S, side of the model's square input, pixels.
 
     Raises:
@@ -148,7 +149,8 @@ def _complete(video: Video) -> int:
     for gop, following in pairwise(gops):
         # A frame that is still to come may be shown before the next GOP's first slot and take its place, or belong to
         # this GOP. Both are settled when nothing that early can follow.
-        if following.slots[0].pts >= index.settled_pts or gop.last_packet >= whole:
+        settled = following.slots[0].pts < index.settled_pts and gop.closes_pts <= index.settled_pts
+        if not settled or gop.last_packet >= whole:
             break
         count += 1
     return count

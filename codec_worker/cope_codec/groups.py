@@ -18,7 +18,9 @@ def _cost(before: GopPlan | None, gop: GopPlan) -> int:
     return max(0, gop.last_packet + 1 - first)
 
 
-def split(gops: Sequence[GopPlan], groups: int, most_gops: int) -> list[Sequence[GopPlan]]:
+def split(
+    gops: Sequence[GopPlan], groups: int, most_gops: int, most_packets: int | None = None
+) -> list[Sequence[GopPlan]]:
     """Cut GOPs into at least so many groups where that shortens the longest of them.
 
     A group that starts between two stream keyframes decodes again what leads up to its first slot, so GOPs that share
@@ -28,10 +30,12 @@ def split(gops: Sequence[GopPlan], groups: int, most_gops: int) -> list[Sequence
         gops: in time order.
         groups: how many can run at a time.
         most_gops: of one group, which bounds its result.
+        most_packets: that a group should decode, which bounds its time; GOPs that share much decoding may need more.
     """
-    wanted = max(groups, -(-len(gops) // most_gops))
+    total = decoded_packets(gops)
+    wanted = max(groups, -(-len(gops) // most_gops), -(-total // most_packets) if most_packets else 1)
     low = max((_cost(None, gop) for gop in gops), default=0)
-    high = max(low, decoded_packets(gops))
+    high = max(low, total)
     while low < high:
         bound = (low + high) // 2
         if len(_fill(gops, bound, most_gops)) <= wanted:

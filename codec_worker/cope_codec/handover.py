@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import select
 import selectors
 import socket
 import struct
@@ -127,6 +128,17 @@ class Receiver:
     def ready(self) -> None:
         """Tell the parent that this worker is warm."""
         self._connection.send(_YES)
+
+    def end_with_parent(self) -> None:
+        """End this process as soon as the parent is gone, however it went and whatever is being done here."""
+
+        def wait() -> None:
+            gone = select.poll()
+            gone.register(self._connection, 0)  # hanging up is always reported
+            gone.poll()
+            os._exit(0)
+
+        threading.Thread(target=wait, name="cope-codec-parent", daemon=True).start()
 
     def take(self, token: bytes) -> list[int]:
         """The descriptors of a task; the caller closes them. Empty when the task was taken back."""

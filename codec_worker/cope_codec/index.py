@@ -26,7 +26,7 @@ from cope_codec.shared import SharedFile
 
 Source = str | Path | bytes | SharedFile
 
-_DIGEST_BYTES = 16
+DIGEST_BYTES = 16
 # Containers that hold their own streams, by FFmpeg's names. Playlists (hls, dash, concat, sdp, image sequences) are
 # left out: they name other files and hosts, and FFmpeg would open whatever a stranger's upload names.
 _CONTAINERS = (
@@ -88,11 +88,12 @@ class PacketIndex:
             before a stream's first keyframe cannot be decoded.
         anchor: bool (N,), shown later than everything decoded before it: an I- or P-frame that later frames build
             on, as opposed to a reordered B-frame. Needs no parsing of the packets, so it works for every codec.
-        digests: uint8 (N, 16), BLAKE2b of each packet's bytes.
+        digests: uint8 (N, 16), BLAKE2b of each packet's bytes; zeros for packets that were not read, see `tables`.
         extradata: the codec's out-of-band headers.
         synthetic: `pts` are not the container's: it has none, and they count frames in display order at the frame
             rate, or its clock was set back on the way, and they go on. Such a stream is read from its start.
-        truncated: the container ended or broke before it said so.
+        truncated: reading broke off, or the container announces more frames than it holds; only MP4, MOV and AVI
+            announce them, so the end of other files can be missing unnoticed.
         settled_pts: no frame that might still be appended is shown before this time, ticks.
     """
 
@@ -190,7 +191,12 @@ def _reason(error: av.error.FFmpegError) -> str:
     return error.strerror or type(error).__name__
 
 
-def _describe(container: av.container.InputContainer, stream: av.VideoStream, limits: Limits) -> StreamInfo:
+def describe(container: av.container.InputContainer, stream: av.VideoStream, limits: Limits) -> StreamInfo:
+    """What the container announces of a stream.
+
+    Raises:
+        CodecError: `unsupported_codec`, `invalid_video`, `video_too_large`.
+    """
     context = stream.codec_context
     if context is None:
         raise CodecError("unsupported_codec", "FFmpeg has no decoder for the video stream")
@@ -237,10 +243,11 @@ def read_index(
 
 def digest(packet: av.Packet[av.VideoStream]) -> bytes:
     """What a packet holds, as `PacketIndex.digests` has it."""
-    return hashlib.blake2b(packet, digest_size=_DIGEST_BYTES).digest()
+    return hashlib.blake2b(packet, digest_size=DIGEST_BYTES).digest()
 
 
-def _refuse_longer(seconds: float, packets: int, limits: Limits) -> None:
+def refuse_longer(seconds: float, packets: int, limits: Limits) -> None:
+    """Raise `video_too_large` for a duration, seconds, or a number of packets beyond the limits."""
     if seconds > limits.max_duration_s:
         raise CodecError(
             "video_too_large", f"the video lasts {seconds:.0f} s; at most {limits.max_duration_s:.0f} s are accepted"
@@ -255,9 +262,9 @@ def _read(container: av.container.InputContainer, number: int | None, limits: Li
     keyframe, shown, digests = bytearray(), bytearray(), bytearray()
     truncated = False
     stream = video_stream(container, number)
-    info = _describe(container, stream, limits)
+    info = describe(container, stream, limits)
     # What the container announces is refused before it is read; what it hides, when it is met.
-    _refuse_longer((container.duration or 0) / av.time_base, stream.frames, limits)
+    refuse_longer((container.duration or 0) / av.time_base, stream.frames, limits)
     longest = int(limits.max_duration_s / info.time_base)
     earliest = latest = None
     extradata = bytes(stream.codec_context.extradata or b"")
@@ -277,9 +284,9 @@ def _read(container: av.container.InputContainer, number: int | None, limits: Li
                 earliest = stamp if earliest is None else min(earliest, stamp)
                 latest = stamp if latest is None else max(latest, stamp)
                 if latest - earliest > longest:
-                    _refuse_longer(float((latest - earliest) * info.time_base), 0, limits)
+                    refuse_longer(float((latest - earliest) * info.time_base), 0, limits)
             if len(pts) == limits.max_packets:
-                _refuse_longer(0, len(pts) + 1, limits)
+                refuse_longer(0, len(pts) + 1, limits)
             pts.append(_NO_TIME if stamp is None else stamp)
             dts.append(_NO_TIME if packet.dts is None else packet.dts)
             durations.append(packet.duration or 0)
@@ -288,17 +295,58 @@ def _read(container: av.container.InputContainer, number: int | None, limits: Li
             digests += digest(packet)
     except av.error.FFmpegError:
         truncated = True  # what came until here is still a video
-    if not any(shown):
+    truncated |= _announced(container, stream) > len(pts)
+    return assemble(
+        info,
+        limits,
+        np.array(pts, np.int64),
+        np.array(dts, np.int64),
+        np.array(durations, np.int64),
+        keyframe=np.array(keyframe, bool),
+        shown=np.array(shown, bool),
+        digests=np.frombuffer(bytes(digests), np.uint8).reshape(len(pts), DIGEST_BYTES),
+        extradata=extradata,
+        truncated=truncated,
+        order=None if parser is None else order,
+    )
+
+
+def assemble(
+    info: StreamInfo,
+    limits: Limits,
+    stamps: npt.NDArray[np.int64],
+    decoded: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    *,
+    keyframe: npt.NDArray[np.bool_],
+    shown: npt.NDArray[np.bool_],
+    digests: npt.NDArray[np.uint8],
+    extradata: bytes,
+    truncated: bool = False,
+    order: Sequence[tuple[int, int] | None] | None = None,
+) -> PacketIndex:
+    """Make an index of what the container says of each packet.
+
+    Args:
+        info: the stream.
+        limits: what is too long.
+        stamps, decoded: int64 (N,), presentation and decode times, ticks; `_NO_TIME` where there is none.
+        lengths: int64 (N,), for how long each frame is shown, ticks; 0 where it is not known.
+        keyframe, shown, digests, extradata, truncated: as in `PacketIndex`.
+        order: display order from the packets' headers; None where the container's times are to be used.
+
+    Raises:
+        CodecError: `no_frames`.
+    """
+    if not shown.any():
         raise CodecError("no_frames", "the video stream holds no frames")
-    stamps, lengths = np.array(pts, np.int64), np.array(durations, np.int64)
-    keys, visible = np.array(keyframe, bool), np.array(shown, bool)
+    keys, visible = keyframe, shown
     ticks = _frame_ticks(info, lengths)
-    if parser is not None or np.count_nonzero(stamps == _NO_TIME) * 2 > len(stamps):
+    if order is not None or np.count_nonzero(stamps == _NO_TIME) * 2 > len(stamps):
         times, synthetic = _display_ranks(order or [None] * len(stamps)) * ticks, True
         end_pts, settled = len(stamps) * ticks, (len(stamps) - _REORDER_FRAMES) * ticks
     else:
-        decoded = np.array(dts, np.int64)
-        visible &= stamps != _NO_TIME
+        visible = visible & (stamps != _NO_TIME)
         if not visible.any():
             raise CodecError("no_frames", "not one frame of the video stream says when it is shown")
         times, decoded, synthetic = _continuous(_filled(stamps), decoded, info.time_base, ticks)
@@ -311,8 +359,12 @@ def _read(container: av.container.InputContainer, number: int | None, limits: Li
         decodable = (np.arange(len(keys)) >= first) & (times >= times[first])
         visible = visible & decodable if (visible & decodable).any() else visible
     else:
-        keys[0] = True  # nothing is marked (damaged, or intra refresh): the start is the only place to begin
+        # Nothing is marked (damaged, or intra refresh): the start is the only place to begin.
+        keys = np.arange(len(keys)) == 0
         settled = _NO_TIME  # a keyframe that comes later would be the start instead
+    # The last frame may announce any length of its own, and what is still to be shown counts in paper mode.
+    longest = int(limits.max_duration_s / info.time_base)
+    end_pts = max(int(times.max()), min(end_pts, int(times[visible].min()) + longest))
     highest_before = np.concatenate(([_NO_TIME], np.maximum.accumulate(times)[:-1]))
     return PacketIndex(
         info=info,
@@ -321,12 +373,20 @@ def _read(container: av.container.InputContainer, number: int | None, limits: Li
         keyframe=keys,
         shown=visible,
         anchor=(times > highest_before) & visible,
-        digests=np.frombuffer(bytes(digests), np.uint8).reshape(len(times), _DIGEST_BYTES),
+        digests=digests,
         extradata=extradata,
         synthetic=synthetic,
         truncated=truncated,
         settled_pts=settled,
     )
+
+
+def _announced(container: av.container.InputContainer, stream: av.VideoStream) -> int:
+    """Frames that a file says it holds, 0 where it does not say."""
+    if "mp4" in container.format.name:
+        # An edit list takes frames out of this index, not out of the number in the header.
+        return min(stream.frames, len(stream.index_entries))
+    return stream.frames
 
 
 def _frame_ticks(info: StreamInfo, durations: npt.NDArray[np.int64]) -> int:

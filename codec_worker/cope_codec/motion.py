@@ -224,6 +224,11 @@ class MotionWindow:
         else:
             self.vectors += _rasterise(np.frombuffer(data, np.int32).reshape(-1, _WORDS), field)
 
+    def shorten(self, share: float) -> None:
+        """Keep this share of the last frame's motion: the window begins between that frame and the one before it."""
+        components = self._fields[self.count - 1].view(np.int16)
+        components[:] = np.rint(components * share)
+
     def fuse(self) -> npt.NDArray[np.int16]:
         """The window's motion: int16 (C, C, 2), (x, y) = source minus destination, quarter pixels of the picture."""
         motion = np.empty((self._cells, self._cells, 2), np.int16)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from typing import Any, Literal
 
 from cope_codec.errors import CodecError
 
-Mode = Literal["auto", "native", "transcode"]
-MODES: tuple[Mode, ...] = ("auto", "native", "transcode")
+Mode = Literal["auto", "native", "transcode", "paper"]
+MODES: tuple[Mode, ...] = ("auto", "native", "transcode", "paper")
+ENCODED_FPS = 30  # of the paper's re-encoding (Sec. 3.1)
 
 # option: (lowest, highest) allowed value, both included
 _RANGES: dict[str, tuple[float, float]] = {
@@ -39,11 +41,14 @@ class VideoOptions:
         start_s: start of the clip, seconds from the first frame; None is the first frame.
         end_s: end of the clip (the frame at `end_s` is outside), seconds from the first frame; None is the last frame.
         max_gops: a longer video is represented by this many GOPs, sampled uniformly.
-        mode: where motion vectors come from: `native` (the stream's own), `transcode` (re-encoded as the paper
-            does), `auto` (native where the codec carries usable vectors). With the other options at their defaults
-            `transcode` is the paper's definition: MPEG-4 Part 2, at most 30 frames per second, 240 frames from one
-            I-frame to the next, no B-frames, 30 frames to a slot. Frames that a slower source would repeat to reach
-            30 are left out: a repetition has no motion to add.
+        mode: where motion vectors come from: `native` (the stream's own), `transcode` (re-encoded, pictures from the
+            source), `auto` (native where the codec carries usable vectors, else transcode), or `paper`: the paper's
+            definition. The clip becomes MPEG-4 Part 2 of exactly 30 frames per second, frames repeated or left out, no
+            B-frames, an I-frame at each GOP's first slot and every 240 frames from there; 30 / fps frames make a slot;
+            and the pictures too are those of the re-encoded stream. With 8 slots per GOP at 1 FPS, 16 at 2 or 24 at 3
+            an I-frame is 240 frames from the next, as in the paper. Shorter GOPs have theirs more often, so that each
+            can be made without the one before it; longer ones have further I-frames inside. `transcode` in contrast
+            encodes no frame twice, and its slots are the source's frames, as in `native`.
         frames: dense baseline: take this many RGB frames uniformly and no delta-tokens. Excludes the grid options.
         stream: which of the file's video streams, counted from 0 without cover art; None is the one that FFmpeg
             holds for the best.
@@ -80,6 +85,8 @@ class VideoOptions:
             raise CodecError(
                 "invalid_option", f"mode must be one of {', '.join(MODES)}, not {self.mode!r}", param="mode"
             )
+        if self.mode == "paper":
+            frames_per_slot(self.fps)
         if self.keyframes_per_gop > self.gop_slots:
             raise CodecError(
                 "invalid_option",
@@ -122,6 +129,20 @@ class VideoOptions:
         last GOP never changes, it only gets longer.
         """
         return tuple(k * self.gop_slots // self.keyframes_per_gop for k in range(self.keyframes_per_gop))
+
+
+def frames_per_slot(fps: float) -> int:
+    """Frames of the paper's re-encoded stream from one slot to the next: 30, 15 and 10 at 1, 2 and 3 FPS.
+
+    Raises:
+        CodecError: `invalid_option` where that is no whole number.
+    """
+    step = ENCODED_FPS / Fraction(fps).limit_denominator(100_000)
+    if step.denominator != 1:
+        raise CodecError(
+            "invalid_option", f"mode paper takes an fps that divides {ENCODED_FPS}, not {fps:g}", param="fps"
+        )
+    return step.numerator
 
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(VideoOptions)}

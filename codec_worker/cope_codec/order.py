@@ -1,4 +1,9 @@
-"""Display order of H.264, H.265 and MPEG-1/2 packets that carry no timestamps, from the counts in their headers."""
+"""Display order of H.264, H.265 and MPEG-1/2 packets that carry no timestamps, from the counts in their headers.
+
+Two things that H.264 allows and encoders hardly use are not followed: order counts of type 1, whose packets stay in
+decode order, and memory command 5, which starts the counts again without an IDR. No encoder at hand makes either, so
+there is nothing to test them with.
+"""
 
 from __future__ import annotations
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cope_codec.errors import CodecError
+from cope_codec.grid import ConstantRate, clip_end, first_of_cells, frames_in_clip, ticks
 from cope_codec.index import PacketIndex
 from cope_codec.options import VideoOptions
 from cope_codec.primitives import I_SLOT, P_SLOT
 
-PlanMode = Literal["native", "transcode", "dense"]
+PlanMode = Literal["native", "transcode", "paper", "dense"]
 
 DENSE_FRAMES = 64  # what LLaVA-Video and the paper's baseline take
 DENSE_FRAMES_PER_GOP = 8  # dense frames travel in groups of this size, so that caches and batches work as for GOPs
@@ -31,7 +31,8 @@ class Slot:
     Attributes:
         packet: position of the slot's packet in decode order.
         pts: its presentation timestamp, ticks of the stream's time base.
-        time_s: the same in seconds from the video's first frame.
+        time_s: when the slot is shown, seconds from the video's first frame: the time of `pts`, or, in paper mode, of
+            the slot's place in the re-encoded stream, which can show one source frame in several slots.
         kind: `I_SLOT` or `P_SLOT`.
     """
 
@@ -53,6 +54,8 @@ class GopPlan:
         slots: in time order.
         first_packet: the stream keyframe at which decoding starts, decode order.
         last_packet: the last packet that the slots need, decode order.
+        closes_pts: no frame shown at this time or later can change the GOP, once a slot follows it, ticks.
+        first_place: paper mode: place of the first slot in the re-encoded stream, frames of 1/30 s; else 0.
     """
 
     index: int
@@ -60,6 +63,8 @@ class GopPlan:
     slots: tuple[Slot, ...]
     first_packet: int
     last_packet: int
+    closes_pts: int
+    first_place: int = 0
 
     def __post_init__(self) -> None:
         if not self.slots or self.slots[0].kind != I_SLOT:
@@ -84,7 +89,7 @@ class VideoPlan:
 
     Attributes:
         options: the options that made it.
-        mode: `native`, `transcode` or `dense`; `auto` is resolved.
+        mode: `native`, `transcode`, `paper` or `dense`; `auto` is resolved.
         seconds: length of the clip.
         frames: frames shown within the clip.
         gops: in time order.
@@ -127,98 +132,135 @@ def resolve_mode(index: PacketIndex, options: VideoOptions) -> PlanMode:
     if options.mode == "native" and not index.info.has_vectors:
         what = "interlaced video" if index.info.interlaced else f"codec {index.info.codec}"
         raise CodecError(
-            "invalid_option", f"{what} carries no usable motion vectors; use auto or transcode", param="mode"
+            "invalid_option", f"{what} carries no usable motion vectors; use auto, transcode or paper", param="mode"
         )
     return options.mode
 
 
-def make_plan(index: PacketIndex, options: VideoOptions, *, sample: bool = True) -> VideoPlan:
+def make_plan(index: PacketIndex, options: VideoOptions, *, sample: bool = True, keyed: bool = True) -> VideoPlan:
     """Cut a video into slots and GOPs.
 
     A slot is the first usable frame within its cell of the time grid; a cell without one has no slot, so a still
-    picture of an hour costs no more than what changes in it. Usable are anchors in native mode (B-frames carry no
-    vectors that later frames build on) and all frames otherwise.
+    picture of an hour costs no more than what changes in it. Usable are the clip's first frame and anchors in native
+    mode (B-frames carry no vectors that later frames build on) and all frames otherwise.
+
+    In paper mode slots lie at every 30 / fps frames of the re-encoded stream, which repeats frames where the source has
+    none: there are no cells without a slot, and a still picture costs as much as any other.
 
     A clip of more than `max_gops` GOPs is represented by that many, spread uniformly. Each then starts at the codec
     keyframe nearest to its uniform place, if there is one close by, and its grid starts with it: nothing is decoded
-    only to get there.
+    only to get there. In paper mode they stay where they are, for a GOP is a GOP of the re-encoded stream.
 
     Args:
         index: the packets.
         options: how to cut.
         sample: honour `max_gops`; a video that still grows cannot be sampled.
+        keyed: give each GOP its key; without, the index needs no digests, and the plan tells which packets matter.
 
     Raises:
         CodecError: `no_frames` when the clip holds none, `invalid_option` from `resolve_mode`.
     """
     mode = resolve_mode(index, options)
-    in_clip = _clip(index, options)
-    shown = np.flatnonzero(in_clip & index.shown)
-    if not len(shown):
-        raise CodecError(
-            "no_frames", "no frame lies between start_s and end_s", param="start_s" if options.start_s else "end_s"
-        )
-    by_time = shown[np.argsort(index.pts[shown], kind="stable")]
-    # Damaged files show several frames at one time: no slot may, so the first of them stands for all.
-    by_time = by_time[np.concatenate(([True], np.diff(index.pts[by_time]) > 0))]
-    keyframes = frozenset(options.keyframe_slots())
+    by_time = frames_in_clip(index, options)
+    rate: ConstantRate | None = None
     if mode == "dense":
         assert options.frames is not None
         picks = np.linspace(0, len(by_time) - 1, min(options.frames, len(by_time))).astype(np.int64)
-        keyframes = frozenset(range(DENSE_FRAMES_PER_GOP))
         groups = list(enumerate(_split(by_time[picks], DENSE_FRAMES_PER_GOP)))
         total = len(groups)
+    elif mode == "paper":
+        rate = ConstantRate(index, options)
+        every = options.gop_slots * rate.step
+        total = -(-rate.slots // options.gop_slots)
+        taken = np.linspace(0, total - 1, options.max_gops).astype(int) if sample and total > options.max_gops else None
+        groups = []
+        for number in range(total) if taken is None else taken.tolist():
+            slots_left = min(options.gop_slots, rate.slots - number * options.gop_slots)
+            groups.append((number, rate.packets(number * every, slots_left, rate.step)))
     else:
-        usable = by_time[index.anchor[by_time]] if mode == "native" else by_time
-        # A clip can start between two anchors and end before the next one: take its first frame then.
-        usable = usable if len(usable) else by_time[:1]
-        origin = index.start_pts + _ticks(options.start_s, index.info.time_base)
-        whole = _split(_first_of_cells(index, usable, origin, options.fps), options.gop_slots)
+        usable = by_time
+        if mode == "native":
+            # A clip begins with its first frame, even if that is no anchor: a keyframe needs no vectors.
+            usable = by_time[index.anchor[by_time] | (np.arange(len(by_time)) == 0)]
+        origin = index.start_pts + ticks(options.start_s, index.info.time_base)
+        whole = _split(first_of_cells(index, usable, origin, options.fps), options.gop_slots)
         total = len(whole)
         groups = list(enumerate(whole))
         if sample and total > options.max_gops:
             groups = _sampled(index, usable, whole, options)
 
-    start = index.start_pts
-    tick_s = float(index.info.time_base)
-    key_packets = np.flatnonzero(index.keyframe)
-    last_needed = _last_needed(index)
-    gops = []
-    for number, group in groups:
+    planner = _Planner(index, options, mode, rate, keyed)
+    gops = tuple(planner.gop(number, packets) for number, packets in groups)
+    seconds = (clip_end(index, options) - index.start_pts) * planner.tick_s - (options.start_s or 0.0)
+    return VideoPlan(options, mode, max(seconds, 0.0), len(by_time), gops, total)
+
+
+class _Planner:
+    """Makes GOP plans of slots' packets; holds what they share."""
+
+    def __init__(
+        self, index: PacketIndex, options: VideoOptions, mode: PlanMode, rate: ConstantRate | None, keyed: bool
+    ) -> None:
+        self._index, self._options, self._rate, self._keyed = index, options, rate, keyed
+        self.tick_s = float(index.info.time_base)
+        self._start = index.start_pts  # looks at every packet
+        keyframes = range(DENSE_FRAMES_PER_GOP) if mode == "dense" else options.keyframe_slots()
+        self._keyframes = frozenset(keyframes)
+        self._key_packets = np.flatnonzero(index.keyframe)
+        self._last_needed = _last_needed(index) if mode == "transcode" else None
+        self._digest = _digest(index, options, mode)
+
+    def gop(self, number: int, packets: npt.NDArray[np.int64]) -> GopPlan:
+        """The GOP at position `number` whose slots are these packets' frames."""
+        index, rate = self._index, self._rate
+        place = number * self._options.gop_slots * rate.step if rate is not None else 0
         slots = tuple(
             Slot(
                 packet=int(packet),
                 pts=int(index.pts[packet]),
-                time_s=(int(index.pts[packet]) - start) * tick_s,
-                kind=I_SLOT if position in keyframes else P_SLOT,
+                time_s=(
+                    (int(index.pts[packet]) - self._start) * self.tick_s
+                    if rate is None
+                    else rate.time_s(place + position * rate.step)
+                ),
+                kind=I_SLOT if position in self._keyframes else P_SLOT,
             )
-            for position, packet in enumerate(group)
+            for position, packet in enumerate(packets)
         )
-        first = _decode_start(index, key_packets, slots)
-        # Between its slots, transcoding also needs every frame shown; the others need the slots' own packets.
+        first = _decode_start(index, self._key_packets, slots)
+        # Between its slots, re-encoding also needs every frame shown; the others need the slots' own packets.
         last = max(slot.packet for slot in slots)
-        if mode == "transcode":
-            last = max(last, int(last_needed[slots[-1].packet]))
-        key = _key(index, options, mode, slots, first, last)
-        gops.append(GopPlan(index=number, key=key, slots=slots, first_packet=first, last_packet=last))
-    clip_end = index.end_pts
-    if options.end_s is not None:
-        clip_end = min(clip_end, start + _ticks(options.end_s, index.info.time_base))
-    seconds = (clip_end - start) * tick_s - (options.start_s or 0.0)
-    return VideoPlan(options, mode, max(seconds, 0.0), len(by_time), tuple(gops), total)
+        closes_pts = slots[-1].pts + 1
+        schedule = None
+        if self._last_needed is not None:
+            last = max(last, int(self._last_needed[slots[-1].packet]))
+        if rate is not None:
+            schedule = rate.packets(place, (len(slots) - 1) * rate.step + 1)
+            last = int(schedule.max())
+            closes_pts = rate.closes_pts(place + (len(slots) - 1) * rate.step)
+        key = self._key(slots, first, last, place, schedule) if self._keyed else ""
+        return GopPlan(number, key, slots, first, last, closes_pts, place)
+
+    def _key(
+        self, slots: Sequence[Slot], first: int, last: int, place: int, schedule: npt.NDArray[np.int64] | None
+    ) -> str:
+        """Identity of a GOP: all that its arrays depend on."""
+        index = self._index
+        if not index.digests[first : last + 1].any(axis=1).all():
+            raise ValueError(f"packets {first} to {last} were not read, so their GOP has no key")
+        digest = self._digest.copy()
+        if self._rate is not None and schedule is not None:
+            digest.update(f"{self._rate.origin_pts - self._start}:{place};".encode())
+            digest.update((schedule - first).tobytes())
+        digest.update(index.digests[first : last + 1].tobytes())
+        digest.update((index.pts[first : last + 1] - self._start).tobytes())
+        for slot in slots:
+            digest.update(f"{slot.packet - first}:{slot.kind};".encode())
+        return digest.hexdigest()
 
 
 def _split(packets: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
     return [packets[i : i + size] for i in range(0, len(packets), size)]
-
-
-def _first_of_cells(
-    index: PacketIndex, packets: npt.NDArray[np.int64], origin: int, fps: float
-) -> npt.NDArray[np.int64]:
-    """The first packet of each cell of the grid that starts at `origin`; `packets` are in time order."""
-    cells = _cells(index.pts[packets] - origin, index.info.time_base, fps)
-    chosen: npt.NDArray[np.int64] = packets[np.concatenate(([True], np.diff(cells) > 0))]
-    return chosen
 
 
 def _sampled(
@@ -250,37 +292,12 @@ def _sampled(
         group = whole[number]
         if begin != starts[number]:
             low, high = np.searchsorted(times, [begin, limit])
-            group = _first_of_cells(index, usable[low:high], int(begin), options.fps)[: options.gop_slots]
+            group = first_of_cells(index, usable[low:high], int(begin), options.fps)[: options.gop_slots]
         place = int(np.searchsorted(starts, begin, side="right")) - 1
         if sampled and place <= sampled[-1][0]:
             place, group = int(number), whole[number]  # both came to the same long GOP: this one stays where it was
         sampled.append((place, group))
     return sampled
-
-
-def _ticks(seconds: float | None, time_base: Fraction) -> int:
-    """Seconds in ticks, rounded up: the first tick that is not earlier."""
-    if seconds is None:
-        return 0
-    exact = Fraction(seconds).limit_denominator(1_000_000) / time_base
-    return -(-exact.numerator // exact.denominator)
-
-
-def _clip(index: PacketIndex, options: VideoOptions) -> npt.NDArray[np.bool_]:
-    offset = index.pts - index.start_pts
-    inside = np.ones(len(offset), bool)
-    if options.start_s is not None:
-        inside &= offset >= _ticks(options.start_s, index.info.time_base)
-    if options.end_s is not None:
-        inside &= offset < _ticks(options.end_s, index.info.time_base)
-    return inside
-
-
-def _cells(offset: npt.NDArray[np.int64], time_base: Fraction, fps: float) -> npt.NDArray[np.int64]:
-    """Grid cell of each timestamp: floor(offset * time_base * fps), in exact arithmetic."""
-    rate = time_base * Fraction(fps).limit_denominator(100_000)
-    wide = offset.astype(object) if int(offset.max(initial=0)) * rate.numerator > 2**62 else offset
-    return np.asarray(wide * rate.numerator // rate.denominator, np.int64)
 
 
 def _decode_start(index: PacketIndex, key_packets: npt.NDArray[np.int64], slots: Sequence[Slot]) -> int:
@@ -305,15 +322,10 @@ def _last_needed(index: PacketIndex) -> npt.NDArray[np.int64]:
     return needed
 
 
-def _key(
-    index: PacketIndex, options: VideoOptions, mode: PlanMode, slots: Sequence[Slot], first: int, last: int
-) -> str:
+def _digest(index: PacketIndex, options: VideoOptions, mode: PlanMode) -> hashlib.blake2b:
+    """The beginning of every key: what shapes all GOPs alike."""
     digest = hashlib.blake2b(_FORMAT, digest_size=20)
     info = index.info
     digest.update(f"|{info.codec}|{info.width}x{info.height}|{info.time_base}|{mode}|{options.fps}|".encode())
     digest.update(hashlib.blake2b(index.extradata).digest())
-    digest.update(index.digests[first : last + 1].tobytes())
-    digest.update((index.pts[first : last + 1] - index.start_pts).tobytes())
-    for slot in slots:
-        digest.update(f"{slot.packet - first}:{slot.kind};".encode())
-    return digest.hexdigest()
+    return digest

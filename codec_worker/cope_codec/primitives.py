@@ -26,8 +26,10 @@ class GopPrimitives:
         key: identity of the content: the packets this GOP was decoded from and every parameter that shapes the arrays.
         index: position of the GOP on the video's grid; sampled videos skip positions.
         layout: uint8 (T,), `I_SLOT` or `P_SLOT`; the first slot is always I.
-        timestamps_s: float64 (T,), true presentation times, seconds from the video's first frame, increasing.
-        keyframes: uint8 (K, S, S, 3), RGB, the pictures of the I slots stretched to the model's square input.
+        timestamps_s: float64 (T,), true presentation times, seconds from the video's first frame, increasing; in paper
+            mode those of the re-encoded stream.
+        keyframes: uint8 (K, S, S, 3), RGB, the pictures of the I slots stretched to the model's square input; in paper
+            mode those of the re-encoded stream.
         motion: int16 (P, C, C, 2), (x, y) = source minus destination of each cell, quarter pixels of a
             `motion_width` x `motion_height` picture: where the cell's content was in the slot before.
         residual: int16 (P, S, S, 3), RGB, slot minus warped previous slot, in -255..255.
@@ -35,11 +37,12 @@ class GopPrimitives:
         source_width, source_height: size of the stream's pictures as displayed, after rotation, pixels.
         rotation: clockwise turn in degrees (0, 90, 180, 270) that was applied to pixels and vectors.
         codec: FFmpeg's name of the source codec.
-        mode: `native`, `transcode`, or `dense` for RGB frames without motion.
+        mode: `native`, `transcode`, `paper`, or `dense` for RGB frames without motion.
         vectors: int64 (P,), motion vector records that went into each P slot.
         missing: slots whose own frame could not be decoded; the nearest decoded picture stands in.
-        corrupt: the decoder reported damage in one of the frames used.
-        interlaced: interlaced frames were met (their field vectors are not used).
+        corrupt: the decoder reported damage in one of the frames used, or refused a packet.
+        interlaced: interlaced frames were met: their pictures are those of the upper field, and their own vectors are
+            not used.
     """
 
     key: str
@@ -55,7 +58,7 @@ class GopPrimitives:
     source_height: int
     rotation: int
     codec: str
-    mode: Literal["native", "transcode", "dense"]
+    mode: Literal["native", "transcode", "paper", "dense"]
     vectors: npt.NDArray[np.int64]
     missing: int = 0
     corrupt: bool = False

@@ -19,6 +19,11 @@ from cope_codec.limits import DEFAULT_LIMITS
 # Reading on is cheaper than a seek for this many packets: demuxing one takes microseconds.
 _READ_ON_PACKETS = 250
 
+# Colour matrices (ISO/IEC 23091-2) and ranges that FFmpeg's scaler knows; it raises for YCgCo or constant luminance.
+_MATRICES = frozenset({0, 1, 2, 4, 5, 6, 7, 9})
+_UNSPECIFIED = 2
+_RANGES = frozenset({0, 1, 2})
+
 
 class FrameReader:
     """One open container and its decoder; a context manager.
@@ -44,7 +49,7 @@ class FrameReader:
         self._vectors, self._threads = vectors, threads
         self._pushed = vectors and index.info.codec != "h264"
         self._by_pts: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
-        self.errors = 0
+        self._damaged = False
         self._attach(container)
         self._next: int | None = None  # the packet that the demuxer will give next; None is unknown
 
@@ -81,7 +86,7 @@ class FrameReader:
         """Decode packets `first` to `last` (both included) and yield their frames in display order.
 
         Packets that are not `wanted` are decoded only if other frames build on them. A damaged packet costs its own
-        frame and adds to `errors`.
+        frame and is told by `damaged`.
 
         Args:
             first: a keyframe, position in decode order.
@@ -105,24 +110,30 @@ class FrameReader:
             try:
                 for frame in context.decode(packet):
                     opened |= frame.pts == opener.pts
-                    yield frame
+                    yield _convertible(frame)
             except av.error.FFmpegError as error:
                 self._note(error)
         try:
             if self._pushed and opener is not None:
                 # The MPEG decoders hold back one frame, and draining gives it without its vectors. Another packet
                 # makes them hand it out whole; the keyframe of this range is at hand, and its second frame is dropped.
-                yield from (frame for frame in context.decode(opener) if frame.pts != opener.pts or not opened)
+                closing = [frame for frame in context.decode(opener) if frame.pts != opener.pts or not opened]
             else:
-                yield from context.decode(None)
+                closing = context.decode(None)
+            yield from map(_convertible, closing)
         except av.error.FFmpegError as error:
             self._note(error)
 
+    def damaged(self) -> bool:
+        """Whether a packet could not be read or decoded since this was asked last."""
+        damaged, self._damaged = self._damaged, False
+        return damaged
+
     def _note(self, error: av.error.FFmpegError) -> None:
-        """Count damage; a lack of memory says nothing about the video, and must not become a grey picture."""
+        """Remember damage; a lack of memory says nothing about the video, and must not become a grey picture."""
         if isinstance(error, MemoryError):
             raise error
-        self.errors += 1
+        self._damaged = True
 
     def _packets(self, first: int, last: int) -> Iterator[tuple[int, Packet[av.VideoStream]]]:
         if self._next is None or not self._next <= first <= self._next + _READ_ON_PACKETS:
@@ -167,8 +178,10 @@ class FrameReader:
             return None
         stamp = packet.pts if packet.pts is not None else packet.dts
         landed = None if stamp is None else self._position(stamp)
+        if landed is None or not self._index.digests[landed].any():
+            return landed  # an MP4 that was not read whole: it lands where its times say
         # Program streams can land in the middle of a frame, and damaged files anywhere.
-        return landed if landed is not None and digest(packet) == self._index.digests[landed].tobytes() else None
+        return landed if digest(packet) == self._index.digests[landed].tobytes() else None
 
     def _position(self, pts: int) -> int | None:
         """The packet with this timestamp, unless none or several have it."""
@@ -179,3 +192,12 @@ class FrameReader:
         stamps, order = self._by_pts
         low, high = np.searchsorted(stamps, pts), np.searchsorted(stamps, pts, side="right")
         return int(order[low]) if high - low == 1 else None
+
+
+def _convertible(frame: av.VideoFrame) -> av.VideoFrame:
+    """The frame, its colours declared unspecified where they would make the conversion to RGB fail."""
+    if frame.colorspace not in _MATRICES:
+        frame.colorspace = _UNSPECIFIED
+    if frame.color_range not in _RANGES:
+        frame.color_range = 0
+    return frame

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from av.video.stream import VideoStream
 
 Picture = npt.NDArray[np.uint8]
+_REPEATED_S = 8
 _MARGIN = 2  # the texture is this many times larger than the picture, so that a camera can move over it
 
 
@@ -171,6 +172,36 @@ def encode(
             output.mux(stream.encode(frame))
         if stream is not None:
             output.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def repeated(width: int, height: int, seconds: int, *, bit_rate: int, fps: int = 30) -> bytes:
+    """A long H.264 file (MP4, B-frames, a keyframe every 4 seconds) at the price of eight seconds: its packets repeat.
+
+    Args:
+        width, height: picture size, pixels.
+        seconds: length; what exceeds a multiple of eight is cut off.
+        bit_rate: bits per second.
+        fps: frames per second.
+    """
+    pictures = scene(width, height, _REPEATED_S, fps, pan_px_s=(-48.0, 20.0), zoom_s=1.02, noise=4)
+    rate = {"x264-params": f"threads=1:bitrate={bit_rate // 1000}:scenecut=0"}
+    short = encode(pictures, fps=fps, gop=4 * fps, b_frames=3, options=rate)
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(short), "r") as source, av.open(buffer, "w", format="mp4") as output:
+        stream = source.streams.video[0]
+        copy = output.add_stream_from_template(stream)
+        packets = [packet for packet in source.demux(stream) if packet.size]
+        assert stream.time_base is not None
+        span = round(_REPEATED_S / stream.time_base)
+        for turn in range(max(1, seconds // _REPEATED_S)):
+            for packet in packets:
+                assert packet.pts is not None and packet.dts is not None
+                shifted = av.Packet(bytes(packet))
+                shifted.stream, shifted.time_base, shifted.is_keyframe = copy, stream.time_base, packet.is_keyframe
+                shifted.pts, shifted.dts = packet.pts + turn * span, packet.dts + turn * span
+                shifted.duration = packet.duration
+                output.mux(shifted)
     return buffer.getvalue()
 
 

@@ -6,20 +6,17 @@ would need somebody alive to unlink it, and a directory that a worker's sandbox 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import mmap
 import os
 import pickle
-import struct
 from pathlib import Path
 from typing import Any
 
 _NAME = "cope-codec"  # as /proc/<pid>/fd shows it
-_HEADER = struct.Struct("<QQ")  # bytes of the pickle, number of buffers
-_SIZE = struct.Struct("<Q")
-_ALIGN = 64
-_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_FROZEN = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
 def anonymous_file() -> int:
@@ -37,12 +34,45 @@ def share_source(source: str | Path | bytes) -> int:
         return os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     fd = anonymous_file()
     try:
-        _write(fd, source)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        write(fd, source)
+        seal(fd)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def seal(fd: int) -> None:
+    """Freeze an anonymous file: nobody who holds it can write to it, shorten it or lengthen it from here on.
+
+    Without that, a worker could change what has been checked, or cut the file short: touching the pages that a
+    shortened file has lost is the end of a process (SIGBUS).
+
+    Raises:
+        OSError: somebody still has it mapped for writing, or has kept it from being sealed.
+    """
+    if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _FROZEN != _FROZEN:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FROZEN | fcntl.F_SEAL_SEAL)
+
+
+def mapped(fd: int) -> memoryview:
+    """A whole file's memory, read-only; it is unmapped when the last array that lies in it is gone.
+
+    Raises:
+        ValueError: the file is empty.
+    """
+    return memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
+
+
+class SharedFd:
+    """A descriptor that is closed with the last reference to it."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
 
 
 class SharedFile:
@@ -94,45 +124,22 @@ class _Reader(io.RawIOBase):
 
 
 def dump(fd: int, value: object) -> None:
-    """Write a value to a file in memory; its arrays are written as they lie, without a copy.
+    """Pickle a request for a worker, which trusts its parent; `wire` is for the way back."""
+    write(fd, pickle.dumps(value, protocol=5))
+
+
+def load(fd: int) -> Any:
+    """Read what `dump` wrote; for workers only."""
+    return pickle.loads(mapped(fd))  # noqa: S301 - written by the parent
+
+
+def write(fd: int, data: bytes | bytearray | memoryview, at: int = 0) -> None:
+    """Write all of `data` at a position.
 
     Raises:
         OSError: the file would grow beyond the process's limit.
     """
-    buffers: list[pickle.PickleBuffer] = []
-    head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-    views = [buffer.raw() for buffer in buffers]
-    sizes = b"".join(_SIZE.pack(view.nbytes) for view in views)
-    at = _write(fd, _HEADER.pack(len(head), len(views)) + sizes + head)
-    for view in views:
-        at = _write(fd, view, _aligned(at))
-
-
-def load(fd: int) -> Any:
-    """Read what `dump` wrote; arrays are read-only views of the file's memory, which lives as long as they do."""
-    view = memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_READ))  # unmapped when the last array is gone
-    head_bytes, count = _HEADER.unpack_from(view)
-    at = _HEADER.size
-    sizes = [_SIZE.unpack_from(view, at + number * _SIZE.size)[0] for number in range(count)]
-    at += count * _SIZE.size
-    head = view[at : at + head_bytes]
-    at += head_bytes
-    buffers = []
-    for size in sizes:
-        at = _aligned(at)
-        buffers.append(view[at : at + size])
-        at += size
-    return pickle.loads(head, buffers=buffers)  # noqa: S301 - written by a process of ours
-
-
-def _aligned(at: int) -> int:
-    return -(-at // _ALIGN) * _ALIGN
-
-
-def _write(fd: int, data: bytes | memoryview, at: int = 0) -> int:
-    """Write all of `data` at a position; returns where it ends."""
     view = memoryview(data)
     while view:
         count = os.pwrite(fd, view, at)
         view, at = view[count:], at + count
-    return at

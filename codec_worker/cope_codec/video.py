@@ -17,6 +17,7 @@ from cope_codec.limits import DEFAULT_LIMITS, Limits
 from cope_codec.options import VideoOptions
 from cope_codec.plan import GopPlan, VideoPlan, make_plan
 from cope_codec.primitives import CELL_PX, GopPrimitives
+from cope_codec.tables import hash_packets, read_tables
 
 MAX_SIDE = 2048  # a GOP's residuals would take 170 MB
 MODEL_SIDE = 384  # SigLIP so400m-patch14-384, the vision encoder of LLaVA-Video
@@ -52,6 +53,11 @@ class Video:
     def info(self) -> StreamInfo:
         """The video stream."""
         return self.index.info
+
+    @property
+    def truncated(self) -> bool:
+        """The file breaks off before its announced end (`PacketIndex.truncated`)."""
+        return self.index.truncated
 
     def gops(
         self, side: int = MODEL_SIDE, *, only: Sequence[GopPlan] | None = None, threads: int = 1
@@ -126,7 +132,7 @@ def open(
     if isinstance(source, str):
         source = Path(source)
     chosen = options or VideoOptions.from_mapping(values)
-    index, container = read_index(source, limits, stream=chosen.stream)
+    index, container = _indexed(source, chosen, limits)
     try:
         plan = make_plan(index, chosen)
         pixels = decoded_packets(plan.gops) * index.info.width * index.info.height
@@ -138,3 +144,22 @@ def open(
     except CodecError:
         container.close()
         raise
+
+
+def _indexed(source: Source, options: VideoOptions, limits: Limits) -> tuple[PacketIndex, InputContainer]:
+    """The packets, of which only those that a plan needs are read where that is less than half of a long file."""
+    found = read_tables(source, limits, stream=options.stream)
+    if found is not None:
+        index, container = found
+        try:
+            gops = make_plan(index, options, keyed=False).gops
+            few = decoded_packets(gops) * 2 <= len(index.pts)
+            ranges = [(gop.first_packet, gop.last_packet) for gop in gops]
+            hashed = hash_packets(container, index, ranges) if few else None
+        except CodecError:
+            container.close()
+            raise
+        if hashed is not None:
+            return hashed, container
+        container.close()
+    return read_index(source, limits, stream=options.stream)

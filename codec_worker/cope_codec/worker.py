@@ -6,35 +6,39 @@ import logging
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, get_type_hints
 
 import av
 import av.error
 import numpy as np
 
-from cope_codec import samples, sandbox
+from cope_codec import samples, sandbox, wire
+from cope_codec.answers import Opened
 from cope_codec.errors import CodecError
 from cope_codec.extract import extract
 from cope_codec.handover import Receiver
 from cope_codec.index import PacketIndex, open_container
 from cope_codec.limits import Limits
 from cope_codec.options import VideoOptions
+from cope_codec.pipes import BUG, Answer
 from cope_codec.plan import VideoPlan
 from cope_codec.primitives import GopPrimitives
-from cope_codec.shared import SharedFile, dump, load
+from cope_codec.shared import SharedFile, load, mapped, write
 from cope_codec.video import open as open_video
 
 OUT_OF_MEMORY_EXIT = 77  # a worker that ran out of memory is bloated: it ends instead of answering
 CANCEL_SIGNAL = signal.SIGUSR1
-# A task: what to call with the descriptors after the first two, and with these arguments.
+_AGAIN_S = (
+    0.02  # PyAV swallows what is raised while FFmpeg reads the file, so it is raised again until the task is over
+)
+# A task: what to call with the descriptors after the first two, and with these arguments. What it returns is written to
+# the second in the form of `wire`, as its annotation says.
 Request = tuple[Callable[..., object], tuple[Any, ...]]
-# What travels through pebble's pipe, small enough that a write is never torn: (code or "", message, param).
-Answer = tuple[str, str, str | None]
 _MOST_MESSAGE = 500
-_BUG = "bug"
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +63,8 @@ def initialize(address: str, limits: Limits, sandboxed: bool) -> None:
     # pebble's own handler would wait for FFmpeg to come back from a long call; a worker has nothing to tidy up.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(CANCEL_SIGNAL, _on_cancel)
+    signal.signal(signal.SIGALRM, _on_cancel)
+    sys.excepthook = sys.unraisablehook = _say_nothing_of_cancelling
     av.logging.set_level(av.logging.PANIC)  # strangers' files would fill the log
     _warm_up()
     _State.receiver = Receiver(address)
@@ -67,9 +73,27 @@ def initialize(address: str, limits: Limits, sandboxed: bool) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     roof = address_space() + limits.memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (roof, roof))
-    if sandboxed and not (sandbox.close_files() & sandbox.close_network()):
-        _log.warning("this kernel lacks Landlock or seccomp: codec workers run with the rights of the server")
+    if sandboxed:
+        _end_other_threads()
+        if not (sandbox.close_files() & sandbox.close_network()):
+            _log.warning("this kernel lacks Landlock or seccomp: codec workers run with the rights of the server")
+    _State.receiver.end_with_parent()
     _State.receiver.ready()
+
+
+def _end_other_threads() -> None:
+    """A sandbox holds the thread that closes it and those it starts later: there must be no other.
+
+    numpy's OpenBLAS starts its threads when it is loaded. It ends them before a fork, to start them again when they are
+    needed, which they are not.
+    """
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    others = len(os.listdir("/proc/self/task")) - 1
+    if others:
+        _log.warning("%d threads of a codec worker are outside its sandbox", others)
 
 
 def address_space() -> int:
@@ -88,7 +112,16 @@ def _warm_up() -> None:
 
 def _on_cancel(number: int, frame: FrameType | None) -> None:
     if _State.busy:
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
         raise _Cancelled
+
+
+def _say_nothing_of_cancelling(*arguments: Any) -> None:
+    """A hook for exceptions that nobody can catch: PyAV shows those that are raised while FFmpeg reads the file."""
+    if arguments[0] is _Cancelled or getattr(arguments[0], "exc_type", None) is _Cancelled:
+        return
+    hook = sys.__excepthook__ if len(arguments) > 1 else sys.__unraisablehook__
+    hook(*arguments)
 
 
 def run(token: bytes) -> Answer:
@@ -110,6 +143,7 @@ def run(token: bytes) -> Answer:
         _State.busy = False
         answer = "cancelled", "the task was taken back", None
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for fd in fds:
             os.close(fd)
     return answer
@@ -120,7 +154,8 @@ def _call(fds: list[int]) -> Answer:
     try:
         request: Request = load(request_fd)
         function, arguments = request
-        dump(result_fd, function(inputs, *arguments))
+        for at, piece in wire.pack(function(inputs, *arguments), get_type_hints(function)["return"]):
+            write(result_fd, piece, at)
     except CodecError as error:
         return error.code, str(error)[:_MOST_MESSAGE], error.param
     except MemoryError:
@@ -128,26 +163,27 @@ def _call(fds: list[int]) -> Answer:
     except OSError as error:
         if "File too large" in str(error):
             return "video_too_large", "the video's primitives are larger than a result may be", None
-        return _BUG, f"{type(error).__name__}: {error}"[:_MOST_MESSAGE], None
+        return BUG, f"{type(error).__name__}: {error}"[:_MOST_MESSAGE], None
     except Exception as error:  # noqa: BLE001 - the parent raises it: it is a bug of ours, not the video's
-        return _BUG, f"{type(error).__name__}: {error}"[:_MOST_MESSAGE], None
+        return BUG, f"{type(error).__name__}: {error}"[:_MOST_MESSAGE], None
     return "", "", None
 
 
-def open_source(inputs: list[int], options: VideoOptions | None, limits: Limits) -> tuple[PacketIndex, VideoPlan]:
+def open_source(inputs: list[int], options: VideoOptions | None, limits: Limits) -> Opened:
     """Task: index and plan a video. Inputs: the video."""
     video = open_video(SharedFile(inputs[0]), options, limits=limits)
-    return video.index, video.plan
+    return Opened(video.index, video.plan)
 
 
 def extract_gops(inputs: list[int], plan: VideoPlan, side: int, limits: Limits) -> list[GopPrimitives]:
     """Task: decode all GOPs of a (cut) plan. Inputs: the video, its index."""
     source = SharedFile(inputs[0])
-    index: PacketIndex = load(inputs[1])
+    index: PacketIndex = wire.unpack(mapped(inputs[1]), PacketIndex)
     container = open_container(source, limits)
     return list(extract(source, container, index, plan, side, plan.gops))
 
 
-def call(inputs: list[int], function: Callable[..., object], *arguments: Any) -> object:
-    """Task: call any function; the tests' way to make a worker hang, bloat or die."""
-    return function(*arguments)
+def call(inputs: list[int], function: Callable[..., object], *arguments: Any) -> int | None:
+    """Task: call any function; the tests' way to make a worker hang, bloat, die or lie. Returns whole numbers only."""
+    result = function(*arguments)
+    return result if isinstance(result, int) else None

@@ -29,6 +29,7 @@ class LoadedVideo:
         extract_s: seconds for indexing and extraction.
         missing_slots: slots whose own frame could not be decoded.
         corrupt: the decoder reported damage.
+        truncated: the file breaks off before its announced end.
     """
 
     plan: VideoPlan
@@ -37,6 +38,7 @@ class LoadedVideo:
     extract_s: float
     missing_slots: int = 0
     corrupt: bool = False
+    truncated: bool = False
 
 
 @dataclass(slots=True)

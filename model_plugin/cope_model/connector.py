@@ -6,6 +6,7 @@ import binascii
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
@@ -22,17 +23,33 @@ from vllm.multimodal.media.base import MediaIO, MediaWithBytes
 from vllm.multimodal.media.video import VideoMediaIO
 
 from cope_model import account, loader
+from cope_model.extraction import in_charge
 
 # url_options and media_errors bring cope_codec along, which most vLLM processes never need.
 
 
-class _Part(MediaIO[Any]):  # type: ignore[misc]
-    """A MediaIO that knows which part it reads for: it times the decoding and blames the part."""
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """A video that is there and not yet opened: its bytes, or a file that can be read."""
 
-    def __init__(self, inner: MediaIO[Any], part: str) -> None:
+    source: bytes | Path
+
+
+class _Part(MediaIO[Any]):  # type: ignore[misc]
+    """A MediaIO that knows which part it reads for: it times the decoding and blames the part.
+
+    Args:
+        inner: vLLM's own.
+        part: where in the request the part stands.
+        elsewhere: hand videos out as they were fetched: they are opened and decoded by others, and vLLM's media
+            threads, of which there are few, do not wait for them.
+    """
+
+    def __init__(self, inner: MediaIO[Any], part: str, elsewhere: bool = False) -> None:
         super().__init__()
         self.inner = inner
         self.part = part
+        self.elsewhere = elsewhere and self.is_video
         self.decoding_since: float | None = None
 
     @property
@@ -51,7 +68,9 @@ class _Part(MediaIO[Any]):  # type: ignore[misc]
 
         if not data:
             raise MediaError("empty_media", "the part holds no bytes", parameter=self.part)
-        with self._decoding():
+        if self.elsewhere:
+            return _Fetched(data)
+        with self.decoding():
             return self.inner.load_bytes(data)
 
     def load_base64(self, media_type: str, data: str) -> Any:
@@ -61,7 +80,7 @@ class _Part(MediaIO[Any]):  # type: ignore[misc]
         from cope_model.media_errors import MediaError
 
         if not self.is_video and media_type.lower() == "video/jpeg":
-            with self._decoding():  # vLLM's own way to send frames, for other loaders than ours
+            with self.decoding():  # vLLM's own way to send frames, for other loaders than ours
                 return self.inner.load_base64(media_type, data)
         try:
             content = pybase64.b64decode(data, validate=True)
@@ -83,11 +102,14 @@ class _Part(MediaIO[Any]):  # type: ignore[misc]
         except OSError:
             message = "there is no such file, or it cannot be read"
             raise MediaError("file_not_found", message, parameter=self.part) from None
-        with self._decoding():
+        if self.elsewhere:
+            return _Fetched(path)
+        with self.decoding():
             return MediaWithBytes(loader.load_source(path, **self.inner.kwargs), b"")
 
     @contextmanager
-    def _decoding(self) -> Iterator[None]:
+    def decoding(self) -> Iterator[None]:
+        """Note when decoding begins, and turn what it raises into errors of the part."""
         from cope_codec.errors import CodecError
         from cope_model.media_errors import MediaError, from_codec
 
@@ -126,14 +148,18 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
 
     async def load_from_url_async(self, url: str, media_io: MediaIO[Any], *, fetch_timeout: int | None = None) -> Any:
         """Load a part without blocking the event loop; see `CoPEConnector`."""
-        plain, part = self._prepare(url, media_io)
+        extraction = in_charge()
+        plain, part = self._prepare(url, media_io, elsewhere=extraction is not None)
         start = time.perf_counter()
         with _fetching(part):
             media = await super().load_from_url_async(plain, part, fetch_timeout=fetch_timeout)
+        if extraction is not None and isinstance(media, _Fetched):
+            with part.decoding():
+                media = MediaWithBytes(await loader.load_async(media.source, extraction, **part.inner.kwargs), b"")
         _note(media, part, start)
         return media
 
-    def _prepare(self, url: str, media_io: MediaIO[Any]) -> tuple[str, _Part]:
+    def _prepare(self, url: str, media_io: MediaIO[Any], *, elsewhere: bool = False) -> tuple[str, _Part]:
         """Take the options off the URL and give them to the video loader."""
         from cope_codec.errors import CodecError
         from cope_model.media_errors import MediaError, from_codec
@@ -146,7 +172,7 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
             plain, options, named = detach(url)
         except CodecError as error:
             raise from_codec(error, part_of(url) or fallback) from None
-        part = _Part(media_io, named or fallback)
+        part = _Part(media_io, named or fallback, elsewhere)
         if part.is_video:
             # vLLM makes one MediaIO per part, so its arguments are this part's own.
             request = account.current.get()
@@ -181,7 +207,7 @@ def _fetching(reader: _Part) -> Iterator[None]:
         raise
     except Exception as error:
         if reader.decoding_since is not None:
-            raise  # not the fetch: `_decoding` has translated all that a client can cause
+            raise  # not the fetch: `decoding` has translated all that a client can cause
         raise _fetch_error(error, part) from None
 
 
@@ -232,5 +258,6 @@ def _note(media: Any, part: _Part, start: float) -> None:
                 extract_s=content.extract_s,
                 missing_slots=sum(gop.missing for gop in gops),
                 corrupt=any(gop.corrupt for gop in gops),
+                truncated=content.video.truncated,
             )
         )

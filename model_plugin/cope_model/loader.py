@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cope_codec.options import VideoOptions
     from cope_codec.plan import VideoPlan
     from cope_codec.primitives import GopPrimitives
+    from cope_model.extraction import Extraction
 
 BACKEND = "cope"
 VIDEO_PROCESSOR = "CoPEVideoProcessor"  # preprocessor_config.json names it; vLLM chooses the loader by it
@@ -98,6 +99,38 @@ def load(
     return VideoGops(video, gops, time.perf_counter() - start)
 
 
+async def load_async(
+    source: str | Path | bytes,
+    extraction: Extraction,
+    *,
+    side: int | None = None,
+    options: VideoOptions | Mapping[str, Any] | None = None,
+    check: Callable[[VideoPlan], None] | None = None,
+    **defaults: Any,
+) -> tuple[VideoGops, dict[str, Any]]:
+    """`load_source` by an executor's workers; cancelling the coroutine frees them.
+
+    Args:
+        source: path of a file, or the bytes of one.
+        extraction: the executor in charge.
+        side: S, side of the model's square input, pixels; None is the one that the executor was installed for.
+        options: how to cut the video; None is the defaults.
+        check: called with the plan before anything is decoded; what it raises stops the loading.
+        defaults: single options by name; `options` win.
+
+    Raises:
+        CodecError: the video or an option cannot be used, or the workers could not do it (`queue_full`, `timeout`,
+            `out_of_memory`, `worker_died`, `cancelled`).
+    """
+    start = time.perf_counter()
+    video = await extraction.executor.open_async(source, _merged(options, defaults))
+    if check is not None:
+        check(video.plan)
+    gops = await extraction.flights.extract(video, extraction.side if side is None else side)
+    loaded = VideoGops(video, tuple(gops), time.perf_counter() - start)
+    return loaded, _metadata(loaded)
+
+
 @VIDEO_LOADER_REGISTRY.register(BACKEND, video_processor=VIDEO_PROCESSOR)
 class CoPEVideoLoader(VideoLoader):  # type: ignore[misc]
     """The loader as vLLM sees it; `--media-io-kwargs '{"video": {"side": 384}}'` makes it extract at once.
@@ -144,13 +177,23 @@ def load_source(
     **defaults: Any,
 ) -> tuple[VideoGops, dict[str, Any]]:
     """`CoPEVideoLoader.load_bytes` for paths too."""
+    loaded = load(source, side=side, options=_merged(options, defaults), check=check)
+    return loaded, _metadata(loaded)
+
+
+def _merged(options: VideoOptions | Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> VideoOptions:
+    """The server's options, and those of the request before them."""
     from cope_codec.options import VideoOptions
 
-    if defaults:
-        given = options.to_mapping() if isinstance(options, VideoOptions) else dict(options or {})
-        options = VideoOptions.from_mapping({**_giving_way(defaults, given), **given})
-    loaded = load(source, side=side, options=options, check=check)
-    return loaded, {"video_backend": BACKEND, "total_num_frames": loaded.plan.frames, "duration": loaded.plan.seconds}
+    if isinstance(options, VideoOptions) and not defaults:
+        return options
+    given = options.to_mapping() if isinstance(options, VideoOptions) else dict(options or {})
+    return VideoOptions.from_mapping({**_giving_way(defaults, given), **given})
+
+
+def _metadata(loaded: VideoGops) -> dict[str, Any]:
+    """What vLLM wants to know of a video."""
+    return {"video_backend": BACKEND, "total_num_frames": loaded.plan.frames, "duration": loaded.plan.seconds}
 
 
 def _giving_way(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

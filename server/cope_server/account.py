@@ -41,11 +41,12 @@ def video_account(videos: Sequence[LoadedVideo], geometry: Geometry) -> dict[str
     """`plan_account` of a request's videos, and how whole they were.
 
     Returns:
-        The account, with missing_slots (slots whose own frame could not be decoded) and corrupt (the decoder reported
-        damage).
+        The account, with missing_slots (slots whose own frame could not be decoded), corrupt (the decoder reported
+        damage) and truncated (a file breaks off before its announced end).
     """
     return {
         **plan_account([video.plan for video in videos], geometry),
         "missing_slots": sum(video.missing_slots for video in videos),
         "corrupt": any(video.corrupt for video in videos),
+        "truncated": any(video.truncated for video in videos),
     }

@@ -69,6 +69,8 @@ _HINTS = {
     "av": "pip install 'cope-serve[codec]'",
     "numba": "pip install 'cope-serve[codec]'",
     "numpy": "pip install 'cope-serve[codec]'",
+    "pebble": "pip install 'cope-serve[codec]'",
+    "ray": "pip install 'cope-serve[ray]'",
     "matplotlib": "pip install 'cope-serve[plot]'",
     "vllm": "run `make setup`, or pip install 'cope-serve[engine]' on a machine with a GPU",
     "torch": "run `make setup`, or pip install 'cope-serve[engine]' on a machine with a GPU",

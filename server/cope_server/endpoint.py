@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,11 +25,14 @@ class CoPEEndpoint:
         """Add the routes; the engine does not exist yet."""
         from cope_server.chat import make_router
         from cope_server.clocks import ClockMiddleware
+        from cope_server.codec_metrics import RefreshMiddleware
         from cope_server.errors import add_error_handlers
 
         app.add_middleware(ClockMiddleware)
+        app.add_middleware(RefreshMiddleware)
         add_error_handlers(app)
         app.include_router(make_router())
+        app.router.lifespan_context = _closing_workers(app.router.lifespan_context)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Keep what the routes need, and warm up before the first client can connect."""
@@ -37,8 +43,44 @@ class CoPEEndpoint:
             raise ValueError("the cope endpoint plugin serves cope_videolm and LLaVA-Video models only")
         state.cope_geometry = geometry
         state.cope_context_tokens = engine_client.model_config.max_model_len
+        await _start_workers(state, geometry.side, getattr(args, "api_server_count", None) or 1)
         if os.environ.get("COPE_WARMUP", "1") != "0":
             await warm_up(state)
+
+
+async def _start_workers(state: State, side: int, api_servers: int) -> None:
+    """Put codec workers in charge of the videos of this process, and wait until they are warm."""
+    from cope_codec import cache
+    from cope_model import extraction
+    from cope_server.codec_metrics import CodecMetrics
+    from cope_server.codec_settings import CodecSettings
+
+    settings = CodecSettings.from_environment()
+    cache.shared.max_bytes = settings.cache_mb << 20
+    executor = await asyncio.to_thread(settings.make_executor, api_servers)
+    state.cope_codec_metrics = CodecMetrics(extraction.install(executor, side))
+    state.cope_codec_executor = executor
+    await asyncio.to_thread(executor.wait_until_warm)
+    state.cope_codec_metrics.start()
+
+
+def _closing_workers(lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """vLLM's lifespan of the app, at whose end the codec workers end too: plugins have no hook for it."""
+
+    @asynccontextmanager
+    async def closing(app: FastAPI) -> AsyncIterator[Any]:
+        from cope_model import extraction
+
+        async with lifespan(app) as state:
+            try:
+                yield state
+            finally:
+                extraction.uninstall()
+                if hasattr(app.state, "cope_codec_executor"):
+                    app.state.cope_codec_metrics.stop()
+                    await asyncio.to_thread(app.state.cope_codec_executor.close)
+
+    return closing
 
 
 def make_plugin() -> CoPEEndpoint:

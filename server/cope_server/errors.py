@@ -9,7 +9,18 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 
-_TOO_LARGE = ("video_too_large", "media_too_large")
+# What is not the usual 400 of a bad part, or 422 of a URL that does not give its bytes.
+_STATUS: dict[str, HTTPStatus] = {
+    "video_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "media_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "timeout": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "out_of_memory": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "worker_died": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "queue_full": HTTPStatus.TOO_MANY_REQUESTS,
+    "cancelled": HTTPStatus.SERVICE_UNAVAILABLE,  # the server is shutting down
+}
+_TYPES = {HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error", HTTPStatus.SERVICE_UNAVAILABLE: "service_unavailable"}
+_RETRY_AFTER_S = 1
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -25,14 +36,16 @@ def add_error_handlers(app: FastAPI) -> None:
     async def media_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, MediaError | MediaFetchError)
         usual = HTTPStatus.BAD_REQUEST if isinstance(error, MediaError) else HTTPStatus.UNPROCESSABLE_ENTITY
-        status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if error.code in _TOO_LARGE else usual
-        return JSONResponse(error_body(str(error), error.parameter, error.code), status)
+        status = _STATUS.get(error.code, usual)
+        kind = _TYPES.get(status, "invalid_request_error")
+        headers = {"Retry-After": str(_RETRY_AFTER_S)} if status in _TYPES else None
+        return JSONResponse(error_body(str(error), error.parameter, error.code, kind), status, headers)
 
     # Starlette takes the handler of the most special class, so these come before vLLM's for its base classes.
     app.add_exception_handler(MediaError, media_error)
     app.add_exception_handler(MediaFetchError, media_error)
 
 
-def error_body(message: str, param: str | None, code: str) -> dict[str, Any]:
+def error_body(message: str, param: str | None, code: str, kind: str = "invalid_request_error") -> dict[str, Any]:
     """OpenAI's error object."""
-    return {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

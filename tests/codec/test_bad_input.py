@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import io
+import tempfile
 import time
 from pathlib import Path
 
+import av
 import pytest
-from clips import broken_clips, clip
+from clips import broken_clips, clip, encoded
 
 import cope_codec
 from cope_codec import CodecError
@@ -55,6 +58,52 @@ def test_formats_that_lead_elsewhere_are_refused_at_once(text: str, as_file: boo
         cope_codec.open(source)
     assert caught.value.code == "invalid_video"
     assert time.perf_counter() - started < 2
+
+
+def cut_short(container: str, share: float) -> bytes:
+    """The first part of a file that begins with an announcement of all its frames."""
+    data = encoded(4, container=container)
+    data = faststart(data) if container == "mp4" else data
+    return data[: round(len(data) * share)]
+
+
+def faststart(data: bytes) -> bytes:
+    """An MP4 with its index in front; the muxer cannot move it there in memory."""
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        options = {"movflags": "faststart"}
+        with av.open(io.BytesIO(data)) as source, av.open(file.name, "w", options=options) as output:
+            stream = output.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    output.mux(packet)
+        return Path(file.name).read_bytes()
+
+
+@pytest.mark.parametrize("container", ["mp4", "avi"])
+def test_a_file_that_breaks_off_says_so(container: str) -> None:
+    whole, part = cope_codec.open(cut_short(container, 1)), cope_codec.open(cut_short(container, 0.7))
+    assert not whole.truncated
+    assert part.truncated
+    assert part.plan.seconds < whole.plan.seconds
+
+
+def test_an_edit_list_does_not_truncate(videos: Path) -> None:
+    assert not cope_codec.open(videos / "discard_first_keyframe.mp4").truncated
+
+
+@pytest.mark.parametrize("mode", ["native", "transcode", "paper"])
+def test_a_packet_that_the_decoder_refuses_is_damage(mode: str) -> None:
+    """The frames around it come, and none is marked."""
+    data = bytearray(clip(4, b_frames=0))
+    with av.open(io.BytesIO(data)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    at = data.index(packets[20])  # the packet itself, between the slots at 15 and 30
+    data[at : at + len(packets[20])] = bytes(len(packets[20]))
+    (gop,) = cope_codec.open(bytes(data), mode=mode).gops(64)
+    assert (gop.missing, gop.corrupt) == (0, True)
+    (whole,) = cope_codec.open(clip(4, b_frames=0), mode=mode).gops(64)
+    assert not whole.corrupt
 
 
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def same(ours: list[GopPrimitives], theirs: list[GopPrimitives]) -> None:
             np.testing.assert_array_equal(array, other.arrays()[name], err_msg=name)
 
 
-@pytest.mark.parametrize("mode", ["auto", "transcode"])
+@pytest.mark.parametrize("mode", ["auto", "transcode", "paper"])
 @pytest.mark.parametrize("name", STREAMED)
 def test_gops_come_out_as_they_are_complete(name: str, mode: str) -> None:
     data = encoded(12, **STREAMED[name])

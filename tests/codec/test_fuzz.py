@@ -17,6 +17,7 @@ from random import Random
 import pytest
 from clips import clip
 from conftest import VIDEOS
+from leftovers import shared_memory
 
 import cope_codec
 from cope_codec import CODES, CodecError, VideoOptions, samples
@@ -150,7 +151,7 @@ OUTCOMES: Counter[str] = Counter()
 
 @pytest.mark.parametrize("batch", range(-(-CASES // BATCH)))
 def test_harmed_files_fail_with_a_code_or_not_at_all(pool: CodecPool, batch: int) -> None:
-    before = set(os.listdir("/dev/shm"))
+    before = shared_memory()
     restarts, lost = pool.stats().restarts, 0
     jobs: list[tuple[str, VideoOptions, Future[PooledVideo]]] = []
     for number in range(batch * BATCH, min((batch + 1) * BATCH, CASES)):
@@ -174,7 +175,7 @@ def test_harmed_files_fail_with_a_code_or_not_at_all(pool: CodecPool, batch: int
             OUTCOMES["decoded"] += 1
     pool.wait_until_warm()
     assert pool.stats().restarts - restarts == lost
-    assert set(os.listdir("/dev/shm")) <= before
+    assert shared_memory() <= before
 
 
 def test_the_pool_is_whole_afterwards(pool: CodecPool) -> None:

@@ -32,7 +32,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return numbers
 
 
-@pytest.mark.parametrize("mode", ["native", "transcode"])
+@pytest.mark.parametrize("mode", ["native", "transcode", "paper"])
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
 def test_nothing_before_the_nearest_keyframe_is_decoded(decoded: list[int], container: str, mode: str) -> None:
     data = clip(40, width=160, height=96, container=container, fps=15, gop=15, b_frames=0)
@@ -88,7 +88,7 @@ n = 8 * 3600 * 30
 before = clips.peak_kib()
 info = StreamInfo("mp4", "h264", 1280, 720, Fraction(1, 30), Fraction(30), False, 0)
 every = np.ones(n, bool)
-index = PacketIndex(info, np.arange(n), n, np.arange(n) % 250 == 0, every, every, np.zeros((n, 16), np.uint8), b"",
+index = PacketIndex(info, np.arange(n), n, np.arange(n) % 250 == 0, every, every, np.ones((n, 16), np.uint8), b"",
                     False, False, n)
 plan = make_plan(index, VideoOptions(max_gops=4096))
 print(len(plan.gops), plan.i_frames + plan.p_frames, clips.peak_kib() - before)

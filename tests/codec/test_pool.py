@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 from clips import broken_clips, clip, harmed_clips
+from leftovers import shared_memory
 from requirements import require
 
 import cope_codec
@@ -37,7 +40,7 @@ def pool() -> Iterator[CodecPool]:
 
 def do(pool: CodecPool, function: Callable[..., object], *arguments: Any) -> Any:
     """Submit any function that the workers have already imported: they cannot read other modules."""
-    return pool._submit(worker.call, (function, *arguments), [])
+    return pool.run_soon(worker.call, (function, *arguments), [])
 
 
 # Cancelling takes 45 to 185 ms on an idle machine (docs/measurements.md); this only tells it from waiting for the end.
@@ -56,11 +59,6 @@ def running(pool: CodecPool, function: Callable[..., object], *arguments: Any) -
     job = do(pool, function, *arguments)
     until(lambda: job.pid is not None)
     return job
-
-
-def left_behind() -> set[str]:
-    """Named shared memory that is not a lock of somebody's pool that is still open."""
-    return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")}
 
 
 def descriptors() -> int:
@@ -133,6 +131,15 @@ def test_gops_of_one_video_run_in_several_workers(pool: CodecPool) -> None:
     assert sum(map(decoded_packets, groups)) <= 1.2 * decoded_packets(video.plan.gops)
 
 
+def test_a_task_of_large_pictures_has_fewer_gops() -> None:
+    plan = cope_codec.open(clip(24), gop_slots=2).plan  # a stream keyframe every 2 s, as every GOP
+    most = decoded_packets(plan.gops) // 4
+    groups = split(plan.gops, 1, 8, most)
+    assert [gop for group in groups for gop in group] == list(plan.gops)
+    assert len(groups) >= 4
+    assert max(map(decoded_packets, groups)) <= most * 1.3
+
+
 def test_gops_that_share_all_their_decoding_stay_together() -> None:
     plan = cope_codec.open(clip(24, gop=600), gop_slots=3).plan
     groups = split(plan.gops, 2, 8)
@@ -186,22 +193,25 @@ def test_only_the_task_of_a_lost_worker_fails(pool: CodecPool, function: Any, ar
     assert pool.stats().restarts == restarts + 1
 
 
+def kill_in_the_middle(pool: CodecPool, data: bytes) -> None:
+    video = pool.open(data, VideoOptions(gop_slots=2, fps=4))
+    halves = video.plan.gops[:24], video.plan.gops[24:]
+    jobs: list[Any] = [pool.submit(video, 768, half) for half in halves]  # a second of work each
+    until(lambda: all(job.pid is not None for job in jobs))
+    time.sleep(0.1)
+    for pid in {job.pid for job in jobs}:
+        os.kill(pid, signal.SIGKILL)
+    assert [code_of(job) for job in jobs] == ["worker_died"] * 2
+
+
 def test_workers_killed_in_the_middle_leave_nothing(pool: CodecPool) -> None:
     pool.wait_until_warm()
-    before = left_behind(), descriptors()
+    before = shared_memory(), descriptors()
     data = clip(24, width=640, height=480)
     for _ in range(3):
-        video = pool.open(data, VideoOptions(gop_slots=2, fps=4))
-        gops = video.gops(1536)  # large pictures: seconds of work, of which the kill hits the middle
-        next(gops)
-        for pid in pool.pids():
-            os.kill(pid, signal.SIGKILL)
-        with pytest.raises(CodecError) as caught:
-            list(gops)
-        assert caught.value.code == "worker_died"
-        assert left_behind() == before[0]
+        kill_in_the_middle(pool, data)
+        assert shared_memory() == before[0]
         pool.wait_until_warm()
-    del video, gops, caught
     until(lambda: descriptors() <= before[1] + 4)
     assert len(list(pool.open(clip(12)).gops(SIDE))) == 2
 
@@ -275,7 +285,7 @@ def test_the_queue_is_bounded() -> None:
 
 
 def test_close_leaves_no_process_and_settles_every_task() -> None:
-    shm, fds = set(os.listdir("/dev/shm")), descriptors()
+    shm, fds = shared_memory(), descriptors()
     pool = CodecPool(2)
     pool.wait_until_warm()
     pids = pool.pids()
@@ -289,7 +299,7 @@ def test_close_leaves_no_process_and_settles_every_task() -> None:
     with pytest.raises(CodecError):
         pool.open(clip(4))
     del pool, jobs
-    until(lambda: set(os.listdir("/dev/shm")) <= shm)
+    until(lambda: shared_memory() <= shm)
     until(lambda: descriptors() <= fds + 3)  # the interpreter keeps a pipe to its resource tracker
 
 
@@ -298,6 +308,45 @@ def test_results_outlive_the_pool() -> None:
         (gop,) = pool.open(clip(4)).gops(SIDE)
     (want,) = cope_codec.open(clip(4)).gops(SIDE)
     same(gop, want)
+
+
+def test_all_threads_of_a_worker_are_in_its_sandbox(pool: CodecPool) -> None:
+    pool.wait_until_warm()
+    list(pool.open(clip(4)).gops(SIDE))
+    for pid in pool.pids():
+        statuses = [task.joinpath("status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+        assert [status.split("Seccomp:\t")[1][0] for status in statuses] == ["2"] * len(statuses)
+
+
+def test_workers_use_nothing_that_has_a_name(pool: CodecPool) -> None:
+    pool.wait_until_warm()
+    list(pool.open(clip(4)).gops(SIDE))
+    for pid in pool.pids():
+        assert "/dev/shm/" not in Path(f"/proc/{pid}/maps").read_text()
+
+
+PARENT = """
+import os, sys, time
+from cope_codec import worker
+from cope_codec.pool import CodecPool
+
+if __name__ == "__main__":
+    pool = CodecPool(2)
+    pool.wait_until_warm()
+    pool.run_soon(worker.call, (time.sleep, 60), [])
+    time.sleep(0.3)
+    print(*pool.pids(), flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    pids = [int(word) for word in done.stdout.split()]
+    assert len(pids) == 2, done.stderr
+    until(lambda: not any(map(psutil.pid_exists, pids)), within_s=5)
 
 
 def test_workers_reach_neither_files_nor_the_network(pool: CodecPool, tmp_path: Path) -> None:

@@ -8,24 +8,28 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from clips import clip, clip_at, encoded
+from clips import clip, clip_at, encoded, scaled
+from streams import KINDS, RAW
 
 import cope_codec
 import cope_codec.samples
 from cope_codec import CodecError, GopPrimitives
+from cope_codec.deinterlace import FieldPicker
 from cope_codec.index import open_container, video_stream
 
 SIDE = 64
-X265 = (("x265-params", "log-level=none:pools=1"),)
 
 
 def shown(source: bytes | Path, stream: int | None = None) -> list[np.ndarray]:
-    """All frames as a player shows them, scaled as the extractor scales. Timestamps play no part."""
+    """All frames as a player shows them (of interlaced ones the upper field), scaled as the extractor scales.
+
+    Timestamps play no part.
+    """
     scaler = av.video.reformatter.VideoReformatter()
     with open_container(source) as container:
         frames = container.decode(video_stream(container, stream))
-        scaled = (scaler.reformat(frame, SIDE, SIDE, "bgr24", interpolation="AREA", threads=1) for frame in frames)
-        return [picture.to_ndarray()[..., ::-1] for picture in scaled]
+        fields = map(FieldPicker(), frames)  # test_deinterlace.py shows what it picks
+        return [scaled(scaler, field, SIDE) for field in fields]
 
 
 def check(source: bytes | Path, frame_s: float, **options: object) -> tuple[cope_codec.Video, list[GopPrimitives]]:
@@ -47,26 +51,6 @@ def check(source: bytes | Path, frame_s: float, **options: object) -> tuple[cope
     return video, gops
 
 
-RAW = {
-    "h264": {"container": "h264"},
-    "h264 without B-frames": {"container": "h264", "b_frames": 0},
-    "h264 with a pyramid of B-frames": {"container": "h264", "b_frames": 7, "options": (("b-pyramid", "normal"),)},
-    "h264 open GOP": {"container": "h264", "options": (("x264-params", "open-gop=1"),)},
-    "h264 with a long GOP": {"container": "h264", "gop": 600},
-    "h264 4:4:4": {"container": "h264", "pix_fmt": "yuv444p"},
-    "h264 interlaced": {"container": "h264", "fps": 25, "options": (("x264-params", "tff=1"),)},
-    "h264 with intra refresh": {"container": "h264", "options": (("x264-params", "intra-refresh=1"),)},
-    "h264 in avi": {"container": "avi"},
-    "hevc": {"codec": "libx265", "container": "hevc", "options": X265},
-    "hevc with long B-frame runs": {"codec": "libx265", "container": "hevc", "options": X265, "b_frames": 6},
-    "mpeg4": {"codec": "mpeg4", "container": "m4v"},
-    "mpeg4 in avi": {"codec": "mpeg4", "container": "avi"},
-    "mpeg4 without B-frames in avi": {"codec": "mpeg4", "container": "avi", "b_frames": 0},
-    "mpeg2": {"codec": "mpeg2video", "container": "mpeg2video", "fps": 25},
-    "mpeg1": {"codec": "mpeg1video", "container": "mpeg1video", "fps": 25},
-}
-
-
 @pytest.mark.parametrize("mode", ["auto", "transcode"])
 @pytest.mark.parametrize("name", RAW)
 def test_streams_without_times_are_in_display_order(name: str, mode: str) -> None:
@@ -75,35 +59,6 @@ def test_streams_without_times_are_in_display_order(name: str, mode: str) -> Non
     times = np.concatenate([gop.timestamps_s for gop in gops])
     assert np.floor(times * 2 + 1e-9).tolist() == list(range(8))
     assert video.plan.seconds == pytest.approx(4.0, abs=0.01)
-
-
-KINDS: dict[str, dict[str, object]] = {
-    "h264 4:4:4": {"pix_fmt": "yuv444p"},
-    "h264 10 bit": {"pix_fmt": "yuv420p10le"},
-    "h264 every frame a keyframe": {"gop": 1},
-    "h264 GOP of 600": {"gop": 600, "b_frames": 0},
-    "h264 8 references": {"options": (("refs", "8"), ("bf", "3"))},
-    "h264 odd size": {"width": 161, "height": 97, "pix_fmt": "yuv444p"},
-    "h264 fragmented": {"muxer": (("movflags", "frag_keyframe+empty_moov"),)},
-    "h264 mov": {"container": "mov"},
-    "h264 flv": {"container": "flv"},
-    "h264 mkv": {"container": "matroska"},
-    "h264 ts": {"container": "mpegts"},
-    "h264 late start in ts": {"container": "mpegts", "first_s": 100.0},
-    "h264 late start in mkv": {"container": "matroska", "first_s": 100.0},
-    "mpeg4 qpel 4MV B": {"codec": "mpeg4", "options": (("flags", "+qpel+mv4"),)},
-    "mpeg1": {"codec": "mpeg1video", "container": "mpeg", "fps": 25},
-    "mpeg2 vob": {"codec": "mpeg2video", "container": "vob", "fps": 25},
-    "h263": {"codec": "h263", "container": "avi", "width": 176, "height": 144, "b_frames": 0},
-    "flv1": {"codec": "flv1", "container": "flv", "b_frames": 0},
-    "msmpeg4": {"codec": "msmpeg4", "container": "avi", "b_frames": 0},
-    "wmv2": {"codec": "wmv2", "container": "asf", "b_frames": 0},
-    "mjpeg": {"codec": "mjpeg", "container": "avi", "pix_fmt": "yuvj420p", "b_frames": 0},
-    "vp9 webm": {"codec": "libvpx-vp9", "container": "webm", "b_frames": 0, "options": (("cpu-used", "8"),)},
-    "hevc ts": {"codec": "libx265", "container": "mpegts", "options": X265},
-    "hevc 10 bit": {"codec": "libx265", "pix_fmt": "yuv420p10le", "options": X265},
-    "cover art": {"container": "mp4", "cover": True},
-}
 
 
 @pytest.mark.parametrize("mode", ["auto", "transcode"])
@@ -118,6 +73,17 @@ def test_codecs_and_containers(name: str, mode: str) -> None:
         assert video.plan.mode == ("transcode" if name.startswith(no_vectors) else "native")
     if video.plan.mode == "transcode" or arguments.get("gop") != 1:
         assert sum(int(gop.vectors.sum()) for gop in gops) > 0
+
+
+@pytest.mark.parametrize("gop", [1, 2, 7, 48, 600])
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4", "mpeg2video"])
+def test_gops_of_any_length(codec: str, gop: int) -> None:
+    """42 seconds have 630 frames; FFmpeg's MPEG encoders stop at 600."""
+    data = encoded(42, codec=codec, container="matroska", width=64, height=48, gop=gop, b_frames=0, fps=15)
+    keyframes = np.flatnonzero(cope_codec.open(data).index.keyframe)
+    assert np.diff(keyframes).tolist() == [gop] * (len(keyframes) - 1)
+    assert len(keyframes) == -(-630 // gop)
+    check(data, 1 / 15)
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])

@@ -18,7 +18,12 @@ KINDS: dict[str, dict[str, object]] = {
     "mpeg2 program stream": {"codec": "mpeg2video", "container": "mpeg"},
     "vp8 webm": {"codec": "libvpx", "container": "webm", "b_frames": 0},
 }
-OPTIONS = (VideoOptions(fps=4.0, gop_slots=4), VideoOptions(frames=20), VideoOptions(mode="transcode", gop_slots=2))
+OPTIONS = (
+    VideoOptions(fps=4.0, gop_slots=4),
+    VideoOptions(frames=20),
+    VideoOptions(mode="transcode", gop_slots=2),
+    VideoOptions(mode="paper", gop_slots=2),
+)
 
 
 def check(source: bytes | Path, options: VideoOptions) -> None:

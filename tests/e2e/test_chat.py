@@ -9,7 +9,7 @@ import httpx
 import pytest
 from clips import broken_clips, clip, harmed_clips
 from messages import TINY, data_uri, image, planned_tokens, text, user, video
-from serving import Server
+from serving import Server, metric
 
 MODEL = "cope-tiny"
 QUESTION = text("What moves?")
@@ -45,6 +45,7 @@ def text_tokens(server: Server, messages: list[dict[str, Any]]) -> int:
         {"keyframes_per_gop": 2},
         {"keyframes_per_gop": 4, "fps": 2},
         {"mode": "transcode"},
+        {"mode": "paper", "fps": 3, "gop_slots": 24},
         {"frames": 16},
         {"start_s": 3, "end_s": 9.5},
     ],
@@ -221,11 +222,6 @@ def refused(server: Server, messages: list[dict[str, Any]], status: int = 400) -
     error: dict[str, Any] = answer.json()["error"]
     assert error["message"]
     return error
-
-
-def metric(server: Server, name: str) -> float:
-    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
 def test_the_clocks_are_on_metrics(server: Server) -> None:

@@ -16,7 +16,9 @@ PART = "messages[0].content[1].video_url"
     "url",
     ["https://host/a.mp4?x=1&y=%20", "https://host/a.mp4#t=10", "data:video/mp4;base64,AAAA", "file:///a b.mp4", ""],
 )
-@pytest.mark.parametrize("options", [{}, {"fps": 2.5, "keyframes_per_gop": 4}, {"frames": 64}, {"mode": "native"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"fps": 2.5, "keyframes_per_gop": 4}, {"frames": 64}, {"mode": "native"}, {"mode": "paper"}]
+)
 @pytest.mark.parametrize("part", [None, PART])
 def test_round_trip(url: str, options: dict[str, object], part: str | None) -> None:
     assert detach(attach(url, options, part)) == (url, VideoOptions.from_mapping(options), part)

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from clips import clip
 
 import cope_codec
+from cope_model.account import LoadedVideo
 from cope_model.presets import PRESETS
-from cope_server.account import plan_account
+from cope_server.account import plan_account, video_account
 from cope_server.chat import add_to_event
 
 
@@ -26,6 +28,15 @@ def test_videos_add_up() -> None:
     account = plan_account([one, two], PRESETS["tiny"].geometry)
     assert (account["seconds"], account["gops"], account["i_frames"], account["p_frames"]) == (16.0, 3, 3, 13)
     assert account["mode"] == "mixed"
+
+
+def test_what_is_not_whole_is_told() -> None:
+    plan = cope_codec.open(clip(4)).plan
+    whole = LoadedVideo(plan=plan, part=None, fetch_s=0.0, extract_s=0.0)
+    account = video_account([whole, replace(whole, missing_slots=2, corrupt=True)], PRESETS["tiny"].geometry)
+    assert (account["missing_slots"], account["corrupt"], account["truncated"]) == (2, True, False)
+    account = video_account([replace(whole, truncated=True), whole], PRESETS["tiny"].geometry)
+    assert (account["missing_slots"], account["corrupt"], account["truncated"]) == (0, False, True)
 
 
 def test_usage_chunks_gain_the_account_and_others_pass() -> None:

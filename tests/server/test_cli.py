@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from clips import clip
 
+from cope_codec import bench, samples
 from cope_server.cli import main
 
 
@@ -61,6 +63,20 @@ def test_extract_writes_what_it_reports(video: Path, tmp_path: Path, capsys: pyt
     assert plot.stat().st_size > 50_000
 
 
+def test_modes_are_told_and_damage_too(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["extract", str(video), "--side", "64", "--mode", "paper", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["mode"], report["truncated"]) == ("paper", False)
+    broken = video.with_name("broken.avi")
+    data = clip(12, codec="mpeg4", container="avi", b_frames=0)
+    broken.write_bytes(data[: len(data) * 2 // 3])
+    assert main(["extract", str(broken), "--side", "64", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["truncated"]
+    assert main(["plan", str(video), "--mode", "paper", "--fps", "2", "--json"]) == 0
+    account = json.loads(capsys.readouterr().out)
+    assert (account["mode"], account["i_frames"], account["p_frames"]) == ("paper", 3, 21)
+
+
 def test_bench_measures_both_sides(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "codec", str(video), "--repeats", "2", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["files"]
@@ -69,14 +85,35 @@ def test_bench_measures_both_sides(video: Path, capsys: pytest.CaptureFixture[st
     assert row["ratio"] == pytest.approx(row["extract_ms_per_frame"] / row["decode_ms_per_frame"], rel=0.5)
 
 
+def test_bench_of_the_pool_and_of_a_long_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "scaling_clip", lambda seconds: samples.repeated(96, 64, seconds, bit_rate=100_000))
+    monkeypatch.setattr(bench, "long_file", functools.partial(bench.long_file, width=96, height=64))
+    words = ["bench", "codec", "--repeats", "1", "--side", "32", "--sampled", "128"]
+    assert main([*words, "--scaling", "16", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report) == {"conditions", "scaling", "sampled"}
+    assert report["conditions"]["cpu"] == bench.conditions()["cpu"]
+    assert (report["scaling"]["clip_s"], report["scaling"]["gops"]) == (16, 2)
+    assert (report["sampled"]["seconds"], report["sampled"]["gops"]) == (128.0, 8)
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "8 GOPs of 128 s" in told
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["plan", "nothing.mp4"], "nothing.mp4: No such file"),
         (["plan", __file__], "not a readable video"),
         (["plan", "{video}", "--fps", "0"], "fps must be between"),
+        (["plan", "{video}", "--mode", "paper", "--fps", "7"], "mode paper takes an fps that divides 30, not 7"),
         (["plan", "{video}", "--preset", "9b"], "unknown preset '9b'"),
         (["extract", "{video}", "--side", "30"], "multiple of 4"),
+        (["bench", "codec", "{video}", "--repeats", "0"], "--repeats must be at least 1"),
+        (["bench", "codec", "{video}", "--peer-python", "x"], "--peer-python needs --peers"),
+        (["bench", "codec", "{video}", "--peers", "--peer-python", "/nowhere"], "/nowhere cannot be started"),
         (["ask", "{video}", "Why?", "--url", "http://127.0.0.1:9"], "no server answers at http://127.0.0.1:9"),
     ],
 )

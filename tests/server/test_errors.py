@@ -37,6 +37,9 @@ def client() -> TestClient:
         ("invalid_option", 400, f"{PART}.fps"),
         ("unreachable_url", 422, PART),
         ("video_too_large", 413, PART),
+        ("timeout", 422, PART),
+        ("out_of_memory", 422, PART),
+        ("worker_died", 422, PART),
     ],
 )
 def test_refusals_have_openais_shape_and_their_own_code(client: TestClient, code: str, status: int, param: str) -> None:
@@ -45,3 +48,13 @@ def test_refusals_have_openais_shape_and_their_own_code(client: TestClient, code
     error = answer.json()["error"]
     assert (error["code"], error["param"], error["type"]) == (code, param, "invalid_request_error")
     assert error["message"] in ("no good", "nobody answers")
+
+
+@pytest.mark.parametrize(("code", "status", "kind"), [("queue_full", 429, "rate_limit_error"), ("cancelled", 503, "")])
+def test_what_is_not_the_clients_fault_may_be_tried_again(
+    client: TestClient, code: str, status: int, kind: str
+) -> None:
+    answer = client.get(f"/{code}")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (status, "1")
+    assert answer.json()["error"]["type"] == (kind or "service_unavailable")
+    assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (code, PART)

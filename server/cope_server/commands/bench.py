@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
 from rich.progress import Progress
 from rich.table import Table
 
+from cope_server.commands import bench_delta
 from cope_server.commands.video_arguments import stderr, stdout
 
 
@@ -22,106 +24,118 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     codec = what.add_parser("codec", help="extraction time as a ratio to a one-thread PyAV decode")
     codec.add_argument("files", nargs="*", type=Path, metavar="FILE", help="default: clips generated for the purpose")
     codec.add_argument("--repeats", type=int, default=7, help="interleaved repetitions (default 7)")
-    codec.add_argument("--mode", default="auto", help="native, transcode or auto (default)")
+    codec.add_argument("--mode", default="auto", help="native, transcode, paper or auto (default)")
     codec.add_argument("--side", type=int, default=384, help="side of the model's square input, pixels (default 384)")
     codec.add_argument("--quality", action="store_true", help="residual energy over frame-difference energy instead")
+    codec.add_argument("--peers", action="store_true", help="measure mv-extractor and lmms-video-utils in the same run")
+    codec.add_argument(
+        "--peer-python", type=Path, metavar="PATH", help="a Python that has the peers (default: the one running)"
+    )
+    codec.add_argument(
+        "--scaling",
+        type=int,
+        nargs="?",
+        const=64,
+        metavar="SECONDS",
+        help="the codec pool with one worker and with all cores, on a generated 720p clip (default 64 s)",
+    )
+    codec.add_argument(
+        "--sampled",
+        type=int,
+        nargs="?",
+        const=3600,
+        metavar="SECONDS",
+        help="8 sampled GOPs of a long generated 720p file (default one hour, 0.4 GB, deleted afterwards)",
+    )
     codec.add_argument("--json", action="store_true", help="print JSON")
-    delta = what.add_parser("delta", help="time of a P-frame in the delta-encoder against a keyframe in SigLIP")
-    delta.add_argument("presets", nargs="*", metavar="PRESET", help="default: 7b 7b-light")
-    delta.add_argument("--batch", type=int, default=16, help="frames per call (default 16)")
-    delta.add_argument("--repeats", type=int, default=5, help="interleaved repetitions (default 5)")
-    delta.add_argument("--device", default="cpu", help="cpu (default), cuda ...")
-    delta.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    delta.add_argument("--json", action="store_true", help="print JSON")
+    bench_delta.add_arguments(
+        what.add_parser("delta", help="time of a P-frame in the delta-encoder against a keyframe in SigLIP")
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and report."""
-    return _delta(arguments) if arguments.what == "delta" else _codec(arguments)
+    return bench_delta.run(arguments) if arguments.what == "delta" else _codec(arguments)
 
 
 def _codec(arguments: argparse.Namespace) -> int:
-    import av
+    from cope_codec.bench import conditions
 
-    from cope_codec.bench import generated, time_file
-
-    if arguments.quality:
-        return _quality(arguments)
     if arguments.repeats < 1:
         raise ValueError(f"--repeats must be at least 1, not {arguments.repeats}")
+    if arguments.peer_python is not None and not arguments.peers:
+        raise ValueError("--peer-python needs --peers")
+    if arguments.quality:
+        return _quality(arguments)
+    report: dict[str, Any] = {
+        "conditions": {**conditions(), "side": arguments.side, "repeats": arguments.repeats, "threads": 1}
+    }
+    parts: list[RenderableType] = []
+    whole_file = not (arguments.scaling or arguments.sampled) or arguments.files or arguments.peers
+    if whole_file:
+        report["files"] = _files(arguments, report["conditions"])
+        parts.append(_table(report["files"]))
+        if arguments.peers:
+            parts.append(_peer_table(report["files"]))
+    if arguments.scaling:
+        report["scaling"] = _scaling(arguments)
+        parts.append(_scaling_table(report["scaling"]))
+    if arguments.sampled:
+        report["sampled"] = _sampled(arguments)
+        parts.append(_sampled_table(report["sampled"]))
+    if arguments.json:
+        stdout.print_json(json.dumps(report))
+    else:
+        stdout.print(*parts)
+        stdout.print(_told(report["conditions"]), style="dim")
+    return 0
+
+
+def _files(arguments: argparse.Namespace, noted: dict[str, Any]) -> list[dict[str, Any]]:
+    from cope_codec.bench import PeerProcess, available, generated, time_file
+
     results: list[dict[str, Any]] = []
-    with Progress(console=stderr, transient=True) as progress:
-        task = progress.add_task("measuring", total=max(len(arguments.files), 3) * (arguments.repeats + 1))
-        sources = [(file.name, file.read_bytes()) for file in arguments.files] or generated()
-        for name, data in sources:
+    with ExitStack() as stack:
+        peers = []
+        if arguments.peers:
+            process = stack.enter_context(PeerProcess(arguments.peer_python))
+            peers = available(process)
+            noted["peers"] = process.versions
+        progress = stack.enter_context(Progress(console=stderr, transient=True))
+        task = progress.add_task("measuring", total=(len(arguments.files) or 3) * (arguments.repeats + 1))
+        for name, data in [(file.name, file.read_bytes()) for file in arguments.files] or generated():
             timing = time_file(
                 data,
                 mode=arguments.mode,
                 side=arguments.side,
                 repeats=arguments.repeats,
+                peers=peers,
                 tick=lambda: progress.advance(task),
             )
             results.append({"file": name, **timing})
-    report = {
-        "conditions": {
-            "python": platform.python_version(),
-            "pyav": av.__version__,
-            "machine": platform.machine(),
-            "side": arguments.side,
-            "repeats": arguments.repeats,
-            "threads": 1,
-        },
-        "files": results,
-    }
-    if arguments.json:
-        stdout.print_json(json.dumps(report))
-    else:
-        stdout.print(_table(results))
-    return 0
+    return results
 
 
-def _delta(arguments: argparse.Namespace) -> int:
-    """Print what a P-frame costs, by preset."""
-    import torch
+def _scaling(arguments: argparse.Namespace) -> dict[str, Any]:
+    from cope_codec.bench import scaling_clip, time_scaling
 
-    from cope_model.bench import delta_cost
-
-    presets = arguments.presets or ["7b", "7b-light"]
     with Progress(console=stderr, transient=True) as progress:
-        task = progress.add_task("measuring", total=(len(presets) + 1) * (arguments.repeats + 1))
-        report = delta_cost(
-            presets,
-            batch=arguments.batch,
-            repeats=arguments.repeats,
-            device=arguments.device,
-            dtype=getattr(torch, arguments.dtype),
-            tick=lambda: progress.advance(task),
-        )
-    report["conditions"] = {
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if arguments.device.startswith("cuda") else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "dtype": arguments.dtype,
-        "batch": arguments.batch,
-        "repeats": arguments.repeats,
-    }
-    if arguments.json:
-        stdout.print_json(json.dumps(report))
-        return 0
-    table = Table(box=SIMPLE_HEAD, caption=f"encoders alone, {arguments.batch} frames per call, medians")
-    for heading in ("encoder", "parameters", "ms per frame", "of a keyframe"):
-        table.add_column(heading, justify="left" if heading == "encoder" else "right")
-    vision = report["vision"]
-    table.add_row("vision, a keyframe", f"{vision['parameters'] / 1e6:.1f}M", f"{vision['ms_per_frame']:.2f}", "")
-    for name, row in report["presets"].items():
-        table.add_row(
-            f"delta {name}, a P-frame",
-            f"{row['parameters'] / 1e6:.1f}M",
-            f"{row['ms_per_frame']:.2f}",
-            f"{row['ratio']:.1%}",
-        )
-    stdout.print(table)
-    return 0
+        task = progress.add_task("drawing, encoding", total=None)
+        data = scaling_clip(arguments.scaling)
+        progress.update(task, description="one core, all cores", total=arguments.repeats + 1)
+        timing = time_scaling(data, side=arguments.side, repeats=arguments.repeats, tick=lambda: progress.advance(task))
+    return {"clip_s": arguments.scaling, **timing}
+
+
+def _sampled(arguments: argparse.Namespace) -> dict[str, Any]:
+    from cope_codec.bench import long_file, time_sampled
+
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(console=stderr, transient=True))
+        task = progress.add_task("drawing, encoding", total=None)
+        path = stack.enter_context(long_file(arguments.sampled))
+        progress.update(task, description="decoding, extracting", total=arguments.repeats + 1)
+        return time_sampled(path, side=arguments.side, repeats=arguments.repeats, tick=lambda: progress.advance(task))
 
 
 def _quality(arguments: argparse.Namespace) -> int:
@@ -174,3 +188,53 @@ def _table(results: list[dict[str, Any]]) -> Table:
             f"{row['ratio']:.2f}",
         )
     return table
+
+
+def _peer_table(results: list[dict[str, Any]]) -> Table:
+    from cope_codec.bench import PEERS
+
+    table = Table(box=SIMPLE_HEAD, caption="each peer in a process of its own, on one core, in turns with the above")
+    for heading in ("file", "peer", "ms/frame", "ratio", "what it does"):
+        table.add_column(heading, justify="right" if heading in ("ms/frame", "ratio") else "left", overflow="fold")
+    for row in results:
+        for name, figures in row["peers"].items():
+            if "failed" in figures:
+                table.add_row(row["file"], name, "-", "-", figures["failed"], style="yellow")
+            else:
+                table.add_row(
+                    row["file"], name, f"{figures['ms_per_frame']:.3f}", f"{figures['ratio']:.2f}", PEERS[name]
+                )
+    return table
+
+
+def _scaling_table(row: dict[str, Any]) -> Table:
+    table = Table(box=SIMPLE_HEAD, caption=f"codec pool, {row['clip_s']} s of 1280x720 H.264, opened and extracted")
+    for heading in ("GOPs", "1 worker, 1 core (s)", f"{row['workers']} workers (s)", "speed-up"):
+        table.add_column(heading, justify="right")
+    table.add_row(str(row["gops"]), f"{row['one_s']:.2f}", f"{row['all_s']:.2f}", f"{row['speed_up']:.2f}")
+    return table
+
+
+def _sampled_table(row: dict[str, Any]) -> Table:
+    table = Table(
+        box=SIMPLE_HEAD,
+        caption=f"{row['gops']} GOPs of {row['seconds']:.0f} s of 1280x720 H.264 ({row['bytes'] / 1e6:.0f} MB), "
+        "against decoding just their packets",
+    )
+    for heading in ("frames", "decode (s)", "open, index, plan (s)", "extract (s)", "ratio"):
+        table.add_column(heading, justify="right")
+    table.add_row(
+        str(row["frames"]),
+        f"{row['decode_s']:.2f}",
+        f"{row['open_s']:.3f}",
+        f"{row['extract_s']:.2f}",
+        f"{row['ratio']:.2f}",
+    )
+    return table
+
+
+def _told(noted: dict[str, Any]) -> str:
+    return (
+        f"{noted['cpu']}, {noted['cores']} cores, load {noted['load_1min']}; Python {noted['python']}, "
+        f"PyAV {noted['pyav']}, numpy {noted['numpy']}"
+    )

@@ -109,6 +109,7 @@ def _report(video: Video, side: int, rows: list[dict[str, Any]], elapsed_s: floa
         "mode": plan.mode,
         "seconds": round(plan.seconds, 3),
         "frames": plan.frames,
+        "truncated": video.truncated,
         "side": side,
         "i_frames": plan.i_frames,
         "p_frames": plan.p_frames,
@@ -139,4 +140,5 @@ def _table(rows: list[dict[str, Any]], elapsed_s: float) -> Table:
 
 def _title(name: str, video: Video) -> str:
     info, plan = video.info, video.plan
-    return f"{name}: {info.codec} {info.width}x{info.height}, {plan.seconds:.2f} s, {plan.mode}"
+    broken = ", truncated" if video.truncated else ""
+    return f"{name}: {info.codec} {info.width}x{info.height}, {plan.seconds:.2f} s, {plan.mode}{broken}"

@@ -16,7 +16,7 @@ _HELP = {
     "start_s": "start of the clip, seconds",
     "end_s": "end of the clip, seconds",
     "max_gops": "sample longer videos to this many GOPs (default 64)",
-    "mode": "native, transcode or auto (default)",
+    "mode": "native, transcode, paper or auto (default)",
     "frames": "dense baseline: this many RGB frames and no delta-tokens",
     "stream": "which video stream of the file, from 0 (default: the best one)",
 }

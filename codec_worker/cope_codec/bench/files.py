@@ -1,15 +1,19 @@
-"""Times extraction against a plain one-thread decode of the same file, in turns."""
+"""Times extraction, and peers, against a plain one-thread decode of the same file, in turns."""
 
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cope_codec import samples
+from cope_codec.bench.peers import Peer, PeerError
 from cope_codec.index import Source, open_container, video_stream
 from cope_codec.options import VideoOptions
 from cope_codec.video import open as open_video
@@ -62,48 +66,90 @@ def residual_ratio(data: bytes, mode: str, side: int = 384) -> float | None:
 
 
 def time_file(
-    data: bytes, *, mode: str = "auto", side: int = 384, repeats: int = 7, tick: Callable[[], object] = lambda: None
+    data: bytes,
+    *,
+    mode: str = "auto",
+    side: int = 384,
+    repeats: int = 7,
+    peers: Sequence[Peer] = (),
+    tick: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Measure one file.
 
-    Each repetition times one decode and one extraction; the ratio is the median of the repetitions' own ratios, which
-    a machine that changes its speed between repetitions does not disturb.
+    Each repetition times one decode, one extraction and each peer, one after another; the ratio is the median of the
+    repetitions' own ratios, which a machine that changes its speed between repetitions does not disturb.
 
     Args:
-        data: the file's bytes; measuring from memory leaves the disk out.
-        mode: `auto`, `native` or `transcode`.
+        data: the file's bytes; measuring from memory leaves the disk out. Peers read a temporary copy.
+        mode: `auto`, `native`, `transcode` or `paper`.
         side: S, side of the model's square input, pixels.
         repeats: counted repetitions, after one that warms up.
+        peers: what else to measure.
         tick: called after every repetition.
 
     Returns:
-        codec, mode, width, height, frames, decode_ms_per_frame, extract_ms_per_frame, ratio, ratio_min, ratio_max.
+        codec, mode, width, height, frames, decode_ms_per_frame, extract_ms_per_frame, ratio, ratio_min, ratio_max,
+        and, where there are peers, `peers`: ms_per_frame, ratio, ratio_min, ratio_max of each, or `failed` with the
+        reason.
     """
     # All GOPs of a long file: sampling would make it look fast.
     options = VideoOptions(mode=mode, max_gops=4096)  # type: ignore[arg-type]  # checked by VideoOptions
     video = open_video(data, options)
-    decode_s: list[float] = []
-    extract_s: list[float] = []
-    frames = 0
-    for number in range(repeats + 1):
-        started = time.perf_counter()
-        frames = decode_all(data)
-        decoded = time.perf_counter()
-        extract_all(data, options, side)
-        extracted = time.perf_counter()
-        if number:
-            decode_s.append(decoded - started)
-            extract_s.append(extracted - decoded)
-        tick()
-    ratios = [extract / decode for extract, decode in zip(extract_s, decode_s, strict=True)]
-    return {
+    jobs: dict[str, Callable[[], float]] = {
+        "decode": lambda: _timed(lambda: decode_all(data)),
+        "extract": lambda: _timed(lambda: extract_all(data, options, side)),
+    }
+    frames = decode_all(data)
+    failed: dict[str, str] = {}
+    with tempfile.NamedTemporaryFile(prefix="cope-bench-", suffix=".video") as copy:
+        if peers:
+            copy.write(data)
+            copy.flush()
+        for peer in peers:
+            refusal = peer.refuses(video.info.width, video.info.height, frames)
+            if refusal:
+                failed[peer.name] = refusal
+            else:
+                jobs[peer.name] = partial(peer.time, Path(copy.name), video.plan.seconds)
+        taken_s: dict[str, list[float]] = {name: [] for name in jobs}
+        for number in range(repeats + 1):
+            for name in list(jobs):
+                try:
+                    taken = jobs[name]()
+                except PeerError as error:
+                    failed[name] = str(error)
+                    del jobs[name], taken_s[name]
+                    continue
+                if number:
+                    taken_s[name].append(taken)
+            tick()
+    figures = {name: _figures(times, taken_s["decode"], frames) for name, times in taken_s.items()}
+    extraction = figures.pop("extract")
+    report = {
         "codec": video.info.codec,
         "mode": video.plan.mode,
         "width": video.info.width,
         "height": video.info.height,
         "frames": frames,
-        "decode_ms_per_frame": round(statistics.median(decode_s) * 1e3 / max(frames, 1), 4),
-        "extract_ms_per_frame": round(statistics.median(extract_s) * 1e3 / max(frames, 1), 4),
+        "decode_ms_per_frame": figures.pop("decode")["ms_per_frame"],
+        "extract_ms_per_frame": extraction.pop("ms_per_frame"),
+        **extraction,
+    }
+    if peers:
+        report["peers"] = {**figures, **{name: {"failed": reason} for name, reason in failed.items()}}
+    return report
+
+
+def _timed(job: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    job()
+    return time.perf_counter() - started
+
+
+def _figures(times: Sequence[float], decode: Sequence[float], frames: int) -> dict[str, float]:
+    ratios = [one / other for one, other in zip(times, decode, strict=True)]
+    return {
+        "ms_per_frame": round(statistics.median(times) * 1e3 / max(frames, 1), 4),
         "ratio": round(statistics.median(ratios), 3),
         "ratio_min": round(min(ratios), 3),
         "ratio_max": round(max(ratios), 3),

@@ -1,0 +1,195 @@
+"""Workers that a video has taken over: whatever they answer, nothing of it is run, and only their task fails."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clips import clip
+
+from cope_codec import CodecError, worker
+from cope_codec.limits import Limits
+from cope_codec.pool import CodecPool, PooledVideo
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[CodecPool]:
+    with CodecPool(1, limits=Limits(wall_s=20)) as made:
+        yield made
+
+
+def take_over(pool: CodecPool, source: str, **names: Any) -> None:
+    """Run code in the worker, as an exploit would; it stays as it is until it is replaced."""
+    pool.wait_until_warm()
+    pool.run_soon(worker.call, (exec, textwrap.dedent(source), names), []).result(timeout=30)
+
+
+def failure(pool: CodecPool, video: PooledVideo | None = None) -> str:
+    """The message of the `worker_died` that the next task must end in; afterwards the pool must be well."""
+    pids = pool.pids()
+    with pytest.raises(CodecError) as caught:
+        if video is None:
+            pool.open(clip(4))
+        else:
+            list(video.gops(SIDE))
+    assert caught.value.code == "worker_died"
+    deadline = time.monotonic() + 60
+    while not pool.pids() or set(pool.pids()) & set(pids):
+        assert time.monotonic() < deadline, "the worker was not replaced"
+        time.sleep(0.02)
+    (gop,) = pool.open(clip(4)).gops(SIDE)
+    assert gop.missing == 0
+    return str(caught.value)
+
+
+def bomb(path: Path) -> bytes:
+    """A pickle that makes a file where it is loaded."""
+    return b"cposix\nmkdir\n(V" + str(path).encode() + b"\ntR."
+
+
+WRITE = """
+    import cope_codec.worker as w, os
+    real = w.wire.pack
+    w.wire = type(w.wire)("fake")
+    def pack(value, kind):
+        yield 0, data
+    w.wire.pack = pack
+"""
+
+
+@pytest.mark.parametrize("name", ["pickle", "garbage", "nothing", "short header", "zeros"])
+def test_a_result_that_is_none(pool: CodecPool, name: str, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    data = {
+        "pickle": bomb(trap),
+        "garbage": bytes(range(256)) * 100,
+        "nothing": b"",
+        "short header": b"COPEWIR1" + b"\xff\0\0\0\0\0\0\0" + b"[1,",
+        "zeros": bytes(4096),
+    }[name]
+    take_over(pool, WRITE, data=data)
+    assert "cannot be used" in failure(pool)
+    assert not trap.exists()
+
+
+# What follows answers in the right form, with something wrong in it.
+CHANGE = """
+    import cope_codec.worker as w, dataclasses, numpy as np
+    real = w.wire
+    w.wire = type(real)("fake")
+    w.wire.unpack = real.unpack
+    def pack(value, kind):
+        return real.pack(change(value), kind)
+    w.wire.pack = pack
+    replace = dataclasses.replace
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("gops[:-1]", "number"),
+        ("[*gops, gops[-1]]", "number"),
+        ("gops[::-1]", "key"),
+        ("[replace(gop, key='0' * 40) for gop in gops]", "key"),
+        ("[replace(gop, timestamps_s=gop.timestamps_s + 1) for gop in gops]", "timestamps"),
+        ("[replace(gop, codec='vp9') for gop in gops]", "kind"),
+        ("[replace(gop, mode='dense') for gop in gops]", "kind"),
+        ("[replace(gop, rotation=45) for gop in gops]", "notes"),
+        ("[replace(gop, missing=-1) for gop in gops]", "notes"),
+        ("[replace(gop, source_width=-1) for gop in gops]", "sizes"),
+    ],
+)
+def test_gops_that_were_not_asked_for(pool: CodecPool, change: str, what: str) -> None:
+    pool.wait_until_warm()
+    video = pool.open(clip(12))
+    take_over(pool, f"{CHANGE}\n    def change(gops): return {change}\n")
+    assert what in failure(pool, video)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("replace(opened.plan, options=replace(opened.plan.options, fps=2.0))", "options"),
+        ("replace(opened.plan, gops=())", "plan"),
+        ("replace(opened.plan, gops=opened.plan.gops * 2, total_gops=2)", "order"),
+        ("replace(opened.plan, gops=(replace(opened.plan.gops[0], last_packet=10**6),))", "ends"),
+        ("replace(opened.plan, gops=(replace(opened.plan.gops[0], key='../' + 'a' * 37),))", "key"),
+    ],
+)
+def test_a_plan_that_cannot_be(pool: CodecPool, change: str, what: str) -> None:
+    take_over(pool, f"{CHANGE}\n    def change(opened): return replace(opened, plan={change})\n")
+    assert what in failure(pool)
+
+
+# The worker's own end of pebble's pipe, and the file that its answer goes to.
+FIND = """
+    import sys, os, mmap, fcntl
+    def find(function, name):
+        frame = sys._getframe()
+        while frame.f_code.co_name != function:
+            frame = frame.f_back
+        return frame.f_locals[name]
+"""
+
+
+@pytest.mark.parametrize("name", ["pickle", "garbage", "too long", "json"])
+def test_lies_in_the_pipe(pool: CodecPool, name: str, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    data = {
+        "pickle": bomb(trap),
+        "garbage": b"\xff" * 100,
+        "too long": b"[" * 100_000,
+        "json": b'[{"task": 1}, "", "", []]',
+    }[name]
+    pool.wait_until_warm()
+    source = f"{FIND}\n    find('process_tasks', 'channel').writer.send_bytes(data)\n    import time; time.sleep(10)"
+    with pytest.raises(CodecError) as caught:
+        pool.run_soon(worker.call, (exec, textwrap.dedent(source), {"data": data}), []).result(timeout=30)
+    assert caught.value.code == "worker_died"
+    assert not trap.exists()
+    pool.wait_until_warm()
+    assert len(list(pool.open(clip(4)).gops(SIDE))) == 1
+
+
+def test_a_result_that_the_worker_could_still_change_is_refused(pool: CodecPool) -> None:
+    """It keeps a writable mapping, through which it could alter, or by cutting it short take away, what was checked."""
+    source = f"""
+    {FIND}
+    import cope_codec.worker as w
+    kept = []
+    def write(fd, piece, at, real=w.write):
+        real(fd, piece, at)
+        if len(piece) > 100:  # not yet the answer to this very task
+            kept.append(mmap.mmap(fd, 0))
+    w.write = write
+    """
+    take_over(pool, source)
+    assert "cannot be used" in failure(pool)
+
+
+def test_results_cannot_be_changed_once_they_are_read(pool: CodecPool) -> None:
+    """The worker keeps the descriptor, and tries when the answer has been read."""
+    take_over(
+        pool,
+        """
+        import os, cope_codec.worker as w
+        def write(fd, piece, at, real=w.write, dup=os.dup):
+            real(fd, piece, at)
+            w.kept = dup(fd)
+        w.write = write
+        """,
+    )
+    (gop,) = pool.open(clip(4)).gops(SIDE)
+    before = gop.residual.tobytes()
+    for attempt in ("os.ftruncate(w.kept, 0)", "os.pwrite(w.kept, b'x' * 4096, 0)", "mmap.mmap(w.kept, 4096)"):
+        source = f"import os, mmap, cope_codec.worker as w\n{attempt}"
+        with pytest.raises(RuntimeError, match="PermissionError"):
+            pool.run_soon(worker.call, (exec, source, {}), []).result(timeout=30)
+    assert gop.residual.tobytes() == before
