@@ -26,7 +26,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "end_s": (0.0, math.inf),
 }
 _INTEGERS = ("keyframes_per_gop", "gop_slots", "max_gops", "frames", "stream")
-_GRID = ("fps", "keyframes_per_gop", "gop_slots", "max_gops", "mode")
+# What `frames` excludes.
+GRID_OPTIONS = ("fps", "keyframes_per_gop", "gop_slots", "max_gops", "mode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class VideoOptions:
                 "invalid_option", f"end_s ({self.end_s:g}) must lie after start_s ({self.start_s:g})", param="end_s"
             )
         if self.frames is not None:
-            for name in _GRID:
+            for name in GRID_OPTIONS:
                 if getattr(self, name) != _DEFAULTS[name]:
                     raise CodecError(
                         "invalid_option", f"frames asks for dense RGB input, which {name} does not apply to", param=name

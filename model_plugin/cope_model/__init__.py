@@ -10,18 +10,21 @@ __all__ = ["register"]
 def register() -> None:
     """Make the model, its video loader and its media connector known to vLLM (entry point `vllm.general_plugins`).
 
-    vLLM calls this in every process, more than once. The model is registered by name only: its code, and with it the
-    device, is touched where the model is really loaded.
+    vLLM calls this in every process, more than once. Models are registered by name only: their code, and with it the
+    device, is touched where a model is really loaded.
     """
     from transformers import AutoConfig
     from vllm import ModelRegistry
 
     from cope_model.config import CoPEConfig
+    from cope_model.llava import LlavaFamilyConfig, LlavaQwenConfig
 
     _answer_for_llvmlite()
-    AutoConfig.register("cope_videolm", CoPEConfig, exist_ok=True)
-    if "CoPEForConditionalGeneration" not in ModelRegistry.get_supported_archs():
-        ModelRegistry.register_model("CoPEForConditionalGeneration", "cope_model.model:CoPEForConditionalGeneration")
+    for config in (CoPEConfig, LlavaQwenConfig, LlavaFamilyConfig):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+    for name in ("CoPEForConditionalGeneration", "LlavaQwenForCausalLM"):
+        if name not in ModelRegistry.get_supported_archs():
+            ModelRegistry.register_model(name, f"cope_model.model:{name}")
     # Importing is registering, by their decorators.
     from cope_model import connector, loader  # noqa: F401
 

@@ -35,18 +35,22 @@ def write_files(directory: Path, preset: Preset) -> None:
     """Write everything but the weights and the model card."""
     make_config(preset).save_pretrained(directory)
     write_tokenizer(directory, vocab_size=preset.text["vocab_size"])
-    # vLLM finds our video loader by this name; the values describe what the plugin does, nothing reads them.
+    write_preprocessor_config(directory, preset.geometry.side)
+    # Text-only chat stops at <|im_end|>; temperature 0 makes an untrained model's answers repeatable.
+    _write_json(directory / "generation_config.json", {"eos_token_id": SPECIAL_TOKENS.index(IM_END)})
+
+
+def write_preprocessor_config(directory: Path, side: int) -> None:
+    """Write `preprocessor_config.json`: vLLM finds our video loader by it; nothing reads its other values."""
     _write_json(
         directory / "preprocessor_config.json",
         {
             "video_processor_type": "CoPEVideoProcessor",
             "image_mean": [0.5, 0.5, 0.5],
             "image_std": [0.5, 0.5, 0.5],
-            "size": {"height": preset.geometry.side, "width": preset.geometry.side},
+            "size": {"height": side, "width": side},
         },
     )
-    # Text-only chat stops at <|im_end|>; temperature 0 makes an untrained model's answers repeatable.
-    _write_json(directory / "generation_config.json", {"eos_token_id": SPECIAL_TOKENS.index(IM_END)})
 
 
 def write_shape(preset_name: str, directory: str | Path) -> Path:

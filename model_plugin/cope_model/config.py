@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from transformers import PretrainedConfig, Qwen2Config, SiglipVisionConfig
 
-from cope_model.presets import DELTA_KEYS, PRESETS, DeltaSettings, Geometry
+from cope_model.presets import DELTA_KEYS, PRESETS, DeltaSettings, Geometry, PoolMode
 
 _DEFAULT = PRESETS["7b"]
 
@@ -22,6 +24,7 @@ class CoPEConfig(PretrainedConfig):  # type: ignore[misc]
         vision_feature_layer: hidden state of the vision encoder that is read, -1 or -2 (see `Preset`).
         spatial_pool_stride: patches pooled into one token, per side.
         spatial_pool_mode: `bilinear` (LLaVA-Video) or `average`.
+        add_time_instruction: put a sentence with the video's length and its slots' times after each video.
         delta_*, motion_*: see `DeltaSettings`.
 
     Raises:
@@ -30,6 +33,8 @@ class CoPEConfig(PretrainedConfig):  # type: ignore[misc]
 
     model_type: ClassVar[str] = "cope_videolm"
     sub_configs: ClassVar[dict[str, Any]] = {"vision_config": SiglipVisionConfig, "text_config": Qwen2Config}
+    # What stands for an item in the text of a prompt; `image_token_id` and `video_token_id` are what it becomes.
+    placeholders: ClassVar[Mapping[str, str]] = MappingProxyType({"image": "<image>", "video": "<video>"})
 
     def __init__(
         self,
@@ -39,7 +44,8 @@ class CoPEConfig(PretrainedConfig):  # type: ignore[misc]
         video_token_id: int | None = None,
         vision_feature_layer: int = -2,
         spatial_pool_stride: int = 2,
-        spatial_pool_mode: str = "bilinear",
+        spatial_pool_mode: PoolMode = "bilinear",
+        add_time_instruction: bool = False,
         delta_width: int = _DEFAULT.delta.width,
         delta_layers: int = _DEFAULT.delta.layers,
         delta_heads: int = _DEFAULT.delta.heads,
@@ -64,6 +70,7 @@ class CoPEConfig(PretrainedConfig):  # type: ignore[misc]
         self.vision_feature_layer = vision_feature_layer
         self.spatial_pool_stride = spatial_pool_stride
         self.spatial_pool_mode = spatial_pool_mode
+        self.add_time_instruction = add_time_instruction
         self.delta_width = delta_width
         self.delta_layers = delta_layers
         self.delta_heads = delta_heads
@@ -84,8 +91,6 @@ class CoPEConfig(PretrainedConfig):  # type: ignore[misc]
         """Refuse what no model can be built from, with the name of the setting."""
         _ = self.geometry
         _ = self.delta
-        if self.spatial_pool_mode not in ("bilinear", "average"):
-            raise ValueError(f"spatial_pool_mode must be 'bilinear' or 'average', not {self.spatial_pool_mode!r}")
         if self.vision_feature_layer not in (-1, -2):
             raise ValueError(f"vision_feature_layer must be -1 or -2, not {self.vision_feature_layer!r}")
         if self.motion_cell_px != 4:
@@ -107,7 +112,13 @@ class CoPEConfig(PretrainedConfig):  # type: ignore[misc]
             patch=self.vision_config.patch_size,
             pool_stride=self.spatial_pool_stride,
             queries=self.delta_queries,
+            pool_mode=self.spatial_pool_mode,
         )
+
+    @property
+    def vision_layers_used(self) -> int:
+        """Layers of the vision encoder up to the hidden state that is read; checkpoints may leave the others out."""
+        return int(self.vision_config.num_hidden_layers) + 1 + self.vision_feature_layer
 
     @property
     def delta(self) -> DeltaSettings:

@@ -20,20 +20,21 @@ def pool_frames(features: Tensor, newline: Tensor, stride: int, mode: str) -> Te
     Args:
         features: (N, g * g, d), projected already: the projector comes first and the pooling second.
         newline: (d,), the learnt row end.
-        stride: patches per side that become one token; a remainder counts as a whole one.
-        mode: `bilinear` samples the patches' grid at G x G points as LLaVA-Video does, `average` takes the means.
+        stride: patches per side that become one token.
+        mode: `bilinear` samples the patches' grid at G x G points, where a remainder counts as a whole token;
+            `average` takes means and drops the remainder. LLaVA-Video's configurations name either.
 
     Returns:
         (N, G * (G + 1), d) in the newline's dtype, row by row.
     """
     n, patches, d = features.shape
     g = round(patches**0.5)
-    pooled = -(-g // stride)
     grid = features.view(n, g, g, d).permute(0, 3, 1, 2).float()
     if mode == "bilinear":
+        pooled = -(-g // stride)
         grid = F.interpolate(grid, size=(pooled, pooled), mode="bilinear")
     else:
-        grid = F.avg_pool2d(grid, stride, ceil_mode=True)
+        grid = F.avg_pool2d(grid, stride)
     rows = grid.to(newline.dtype).permute(0, 2, 3, 1)
-    ends = newline.expand(n, pooled, 1, d)
+    ends = newline.expand(n, rows.shape[1], 1, d)
     return torch.cat([rows, ends], 2).flatten(1, 2)

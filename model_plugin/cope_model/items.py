@@ -26,10 +26,16 @@ Item: TypeAlias = "tuple[GopPrimitives, ...] | None"
 
 
 class GopItems(ModalityDataItems[Sequence[Item], Item]):  # type: ignore[misc]
-    """GOPs of primitives, grouped into items."""
+    """GOPs of primitives, grouped into items.
 
-    def __init__(self, data: Sequence[Item]) -> None:
+    Args:
+        data: the items.
+        seconds: length of the whole video that an item is of, or None where nobody said; None is all of them.
+    """
+
+    def __init__(self, data: Sequence[Item], seconds: Sequence[float | None] | None = None) -> None:
         super().__init__(data, "video")
+        self.seconds: Sequence[float | None] = [None] * len(data) if seconds is None else seconds
 
     def get_count(self) -> int:
         """How many items."""
@@ -74,15 +80,18 @@ class GopDataParser(MultiModalDataParser):  # type: ignore[misc]
             return None
         if not isinstance(data, list) or _is_gops(data):
             data = [data]
-        return GopItems([self._parse_video(video) for video in data])
+        parsed = [self._parse_video(video) for video in data]
+        return GopItems([item for item, _ in parsed], [seconds for _, seconds in parsed])
 
-    def _parse_video(self, video: Any) -> Item:
+    def _parse_video(self, video: Any) -> tuple[Item, float | None]:
+        """A video's GOPs, and its length in seconds if it is more than bare primitives."""
         from cope_codec import GopPrimitives, Video
         from cope_codec.errors import CodecError
 
         side = self.geometry.side
+        seconds = None
         if video is None:
-            return None
+            return None, None
         if isinstance(video, MediaWithBytes):
             video = video.media
         if isinstance(video, tuple) and len(video) == 2 and isinstance(video[1], Mapping):
@@ -91,8 +100,10 @@ class GopDataParser(MultiModalDataParser):  # type: ignore[misc]
             if isinstance(video, bytes | str | Path):
                 video = loader.load(video)
             if isinstance(video, loader.VideoGops):
+                seconds = loader.length_s(video.video)
                 video = video.extracted(side)
             elif isinstance(video, Video):
+                seconds = loader.length_s(video)
                 video = loader.extract(video, side)
         except CodecError as error:
             raise VLLMValidationError(str(error), parameter="video") from error
@@ -101,7 +112,7 @@ class GopDataParser(MultiModalDataParser):  # type: ignore[misc]
         if not _is_gops(video):
             raise VLLMValidationError(
                 f"a video must come as codec primitives, not as {type(video).__name__}; is the 'cope' video loader in "
-                "use? (preprocessor_config.json: video_processor_type)",
+                "use? (preprocessor_config.json: video_processor_type, or --media-io-kwargs: video_backend)",
                 parameter="video",
             )
         for gop in video:
@@ -110,7 +121,7 @@ class GopDataParser(MultiModalDataParser):  # type: ignore[misc]
                     f"primitives were extracted for a model of {gop.model_side} px, this one reads {side} px",
                     parameter="video",
                 )
-        return tuple(piece for gop in video for piece in split_gop(gop, self.geometry, self.most_tokens))
+        return tuple(piece for gop in video for piece in split_gop(gop, self.geometry, self.most_tokens)), seconds
 
 
 def split_gop(gop: GopPrimitives, geometry: Geometry, most_tokens: int) -> list[GopPrimitives]:

@@ -50,6 +50,12 @@ class VideoGops:
         return f"VideoGops({len(self.plan.gops)} GOPs, {state}, {self.plan.mode})"
 
 
+def length_s(video: Video) -> float:
+    """Length of the whole video, of which options may have chosen a part, seconds: the times of slots lie within."""
+    index = video.index
+    return (index.end_pts - index.start_pts) * float(index.info.time_base)
+
+
 def extract(video: Video, side: int) -> tuple[GopPrimitives, ...]:
     """All GOPs of a video, through the process-wide cache of primitives.
 
@@ -127,7 +133,11 @@ async def load_async(
 
 @VIDEO_LOADER_REGISTRY.register(BACKEND, video_processor=VIDEO_PROCESSOR)
 class CoPEVideoLoader(VideoLoader):  # type: ignore[misc]
-    """The loader as vLLM sees it; `--media-io-kwargs '{"video": {"side": 384}}'` makes it extract at once."""
+    """The loader as vLLM sees it; `--media-io-kwargs '{"video": {"side": 384}}'` makes it extract at once.
+
+    vLLM chooses it by the model's preprocessor_config.json; where that is missing, as in LLaVA-Video's published files,
+    by `"video_backend": "cope"` in the same option.
+    """
 
     @classmethod
     def load_bytes(
@@ -146,7 +156,8 @@ class CoPEVideoLoader(VideoLoader):  # type: ignore[misc]
             num_frames: ignored; vLLM always sends one (32). Dense input is asked for by the option `frames`.
             side: S, side of the model's square input, pixels; None leaves extraction to the processor.
             options: how to cut the video.
-            kwargs: single options by name, as in `--media-io-kwargs '{"video": {"fps": 2}}'`; `options` win.
+            kwargs: single options by name, as in `--media-io-kwargs '{"video": {"fps": 2}}'`; `options` win, also
+                where one kind of input, dense or codec, excludes the other's.
 
         Returns:
             The video and metadata for vLLM.
@@ -177,9 +188,21 @@ def _merged(options: VideoOptions | Mapping[str, Any] | None, defaults: Mapping[
     if isinstance(options, VideoOptions) and not defaults:
         return options
     given = options.to_mapping() if isinstance(options, VideoOptions) else dict(options or {})
-    return VideoOptions.from_mapping({**defaults, **given})
+    return VideoOptions.from_mapping({**_giving_way(defaults, given), **given})
 
 
 def _metadata(loaded: VideoGops) -> dict[str, Any]:
     """What vLLM wants to know of a video."""
     return {"video_backend": BACKEND, "total_num_frames": loaded.plan.frames, "duration": loaded.plan.seconds}
+
+
+def _giving_way(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The server's defaults without those that contradict what a request asks for."""
+    from cope_codec.options import GRID_OPTIONS
+
+    out = dict(defaults)
+    if any(name in given for name in GRID_OPTIONS):
+        out.pop("frames", None)
+    if "frames" in given:
+        out = {name: value for name, value in out.items() if name not in GRID_OPTIONS}
+    return out

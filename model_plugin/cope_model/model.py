@@ -6,13 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
-from vllm.model_executor.models.interfaces import MultiModalEmbeddings, SupportsMultiModal, SupportsPP
+from vllm.model_executor.models.interfaces import (
+    MultiModalEmbeddings,
+    SupportsLoRA,
+    SupportsMultiModal,
+    SupportsPP,
+)
+from vllm.model_executor.models.module_mapping import MultiModelKeys
 from vllm.model_executor.models.siglip import SiglipVisionModel
 from vllm.model_executor.models.utils import (
     AutoWeightsLoader,
@@ -27,8 +33,10 @@ from cope_model.config import CoPEConfig
 from cope_model.delta_encoder import DeltaEncoder
 from cope_model.frames import normalize_keyframes, pool_frames
 from cope_model.interleave import close_groups, interleave_gops
+from cope_model.llava import LlavaQwenConfig
 from cope_model.processing import CoPEDummyInputsBuilder, CoPEMultiModalProcessor, CoPEProcessingInfo
 from cope_model.projector import Projector
+from cope_model.weights import USELESS, vllm_prefixes
 
 logger = init_logger(__name__)
 
@@ -41,33 +49,31 @@ _DELTAS_PER_CALL = 32
 @MULTIMODAL_REGISTRY.register_processor(
     CoPEMultiModalProcessor, info=CoPEProcessingInfo, dummy_inputs=CoPEDummyInputsBuilder
 )
-class CoPEForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP):  # type: ignore[misc]
+class CoPEForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA, SupportsPP):  # type: ignore[misc]
     """A video language model that reads keyframes, motion vectors and residuals (paper Sec. 3)."""
 
-    hf_to_vllm_mapper = WeightsMapper(
-        orig_to_new_prefix={
-            # LLaVA-Video's own names come first where they extend ours.
-            "model.vision_tower.vision_tower.": "vision_tower.",
-            "model.mm_projector.0.": "multi_modal_projector.linear_1.",
-            "model.mm_projector.2.": "multi_modal_projector.linear_2.",
-            "model.vision_tower.": "vision_tower.",
-            "model.multi_modal_projector.": "multi_modal_projector.",
-            "model.image_newline": "image_newline",
-            "model.delta_encoder.": "delta_encoder.",
-            "model.language_model.": "language_model.model.",
-            "model.layers.": "language_model.model.layers.",
-            "model.embed_tokens.": "language_model.model.embed_tokens.",
-            "model.norm.": "language_model.model.norm.",
-            "lm_head.": "language_model.lm_head.",
-        }
-    )
+    config_class: ClassVar[type[CoPEConfig]] = CoPEConfig
+    hf_to_vllm_mapper = WeightsMapper(orig_to_new_regex={USELESS: None}, orig_to_new_prefix=vllm_prefixes())
+    # What vLLM's Qwen2 packs into one layer: LoRA adapters and quantised checkpoints name the parts.
+    packed_modules_mapping: ClassVar[dict[str, list[str]]] = {
+        "qkv_proj": ["q_proj", "k_proj", "v_proj"],
+        "gate_up_proj": ["gate_proj", "up_proj"],
+    }
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
         """What stands for an item in a prompt that a chat template without content parts renders."""
-        if modality in ("image", "video"):
-            return f"<{modality}>"
-        raise ValueError(f"only image and video are supported, not {modality}")
+        if modality not in cls.config_class.placeholders:
+            raise ValueError(f"only image and video are supported, not {modality}")
+        return cls.config_class.placeholders[modality]
+
+    def get_mm_mapping(self) -> MultiModelKeys:
+        """Which modules are the language model: the only ones that LoRA adapters are applied to."""
+        return MultiModelKeys.from_string_field(
+            language_model="language_model",
+            connector="multi_modal_projector",
+            tower_model=["vision_tower", "delta_encoder"],
+        )
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
@@ -79,7 +85,7 @@ class CoPEForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP):  
                 vision,
                 quant_config=None,
                 # -2 leaves out the last layer, and both leave out the norm behind it.
-                num_hidden_layers_override=vision.num_hidden_layers + 1 + config.vision_feature_layer,
+                num_hidden_layers_override=config.vision_layers_used,
                 require_post_norm=False,
                 prefix=maybe_prefix(prefix, "vision_tower"),
             )
@@ -170,6 +176,12 @@ class CoPEForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP):  
                 parameter.data.zero_()
             loaded |= delta
         return loaded
+
+
+class LlavaQwenForCausalLM(CoPEForConditionalGeneration):
+    """LLaVA-Video as lmms-lab publishes it: the same model under other names, with Qwen2's tokenizer."""
+
+    config_class: ClassVar[type[CoPEConfig]] = LlavaQwenConfig
 
 
 def _per_item(kwargs: dict[str, Any], name: str) -> list[Tensor] | None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 MotionNorm = Literal["fixed", "minmax"]
 TrunkNorm = Literal["group", "batch"]
+PoolMode = Literal["bilinear", "average"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,14 @@ class Geometry:
         patch: side of one vision patch, pixels.
         pool_stride: patches pooled into one token, per side (paper: 2).
         queries: learnable queries of each delta branch, i.e. motion tokens and residual tokens per P-frame (paper: 4).
+        pool_mode: `bilinear` samples the patches' grid and keeps a remainder, `average` takes means and drops it.
     """
 
     side: int
     patch: int
     pool_stride: int = 2
     queries: int = 4
+    pool_mode: PoolMode = "bilinear"
 
     def __post_init__(self) -> None:
         for name in ("side", "patch", "pool_stride", "queries"):
@@ -36,6 +39,12 @@ class Geometry:
                 raise ValueError(f"{name} must be a positive whole number, not {value!r}")
         if self.patch > self.side:
             raise ValueError(f"patch ({self.patch}) cannot exceed side ({self.side})")
+        if self.pool_mode not in ("bilinear", "average"):
+            raise ValueError(f"spatial_pool_mode must be 'bilinear' or 'average', not {self.pool_mode!r}")
+        if self.pool_stride > self.grid:
+            raise ValueError(
+                f"spatial_pool_stride ({self.pool_stride}) cannot exceed the {self.grid} patches of a side"
+            )
 
     @property
     def grid(self) -> int:
@@ -44,8 +53,8 @@ class Geometry:
 
     @property
     def pooled(self) -> int:
-        """G, pooled patches a side, rounded up (27 / 2 = 14)."""
-        return -(-self.grid // self.pool_stride)
+        """G, pooled patches a side: 27 / 2 is 14 when bilinear and 13 when averaged, as in LLaVA-Video."""
+        return self.grid // self.pool_stride if self.pool_mode == "average" else -(-self.grid // self.pool_stride)
 
     @property
     def i_tokens(self) -> int:
@@ -179,11 +188,12 @@ class Preset:
             "text_config": dict(self.text),
             "vision_feature_layer": self.vision_feature_layer,
             "spatial_pool_stride": self.geometry.pool_stride,
+            "spatial_pool_mode": self.geometry.pool_mode,
             **{key: getattr(self.delta, name) for key, name in DELTA_KEYS.items()},
         }
 
 
-_SIGLIP_SO400M = {
+SIGLIP_SO400M = {
     "hidden_size": 1152,
     "intermediate_size": 4304,
     "num_hidden_layers": 27,
@@ -204,6 +214,7 @@ _QWEN2_7B = {
     "rope_theta": 1_000_000.0,
     "tie_word_embeddings": False,
 }
+LLAVA_FRAMES = 64  # RGB frames that LLaVA-Video takes of a video
 _GEOMETRY_7B = Geometry(side=384, patch=14)
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
@@ -215,7 +226,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 name="7b",
                 geometry=_GEOMETRY_7B,
                 delta=DeltaSettings(side=384, output_width=1152, width=1152, layers=4, heads=9),
-                vision=_SIGLIP_SO400M,
+                vision=SIGLIP_SO400M,
                 text=_QWEN2_7B,
             ),
             # The size that the paper states ("under 15M parameters"): a narrow inside, then linear to 1152.
@@ -224,7 +235,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 name="7b-light",
                 geometry=_GEOMETRY_7B,
                 delta=DeltaSettings(side=384, output_width=1152, width=256, layers=4, heads=8, trunk_width=48),
-                vision=_SIGLIP_SO400M,
+                vision=SIGLIP_SO400M,
                 text=_QWEN2_7B,
             ),
             # Trained and served on two CPU cores. Every layer of its vision encoder is used (feature layer -1), and
@@ -266,19 +277,57 @@ def geometry_from_config(config: Mapping[str, Any]) -> Geometry:
     """The token account of a model directory, from its `config.json`, without torch.
 
     Args:
-        config: the parsed `config.json` of a `cope_videolm` model.
+        config: the parsed `config.json` of a `cope_videolm` model or of a published LLaVA-Video one.
 
     Raises:
         ValueError: it describes another kind of model, or lacks the vision encoder's shape.
     """
-    if config.get("model_type") != "cope_videolm":
-        raise ValueError(f"not a cope_videolm model: model_type is {config.get('model_type')!r}")
-    vision = config.get("vision_config")
+    vision: Any
+    if is_llava_qwen(config):
+        vision = llava_vision(config)
+        stride, mode = config.get("mm_spatial_pool_stride"), config.get("mm_spatial_pool_mode")
+    elif config.get("model_type") == "cope_videolm":
+        vision = config.get("vision_config")
+        stride, mode = config.get("spatial_pool_stride"), config.get("spatial_pool_mode")
+    else:
+        raise ValueError(f"not a cope_videolm or LLaVA-Video model: model_type is {config.get('model_type')!r}")
     if not isinstance(vision, Mapping) or "image_size" not in vision or "patch_size" not in vision:
         raise ValueError("config.json lacks vision_config.image_size or vision_config.patch_size")
     return Geometry(
         side=vision["image_size"],
         patch=vision["patch_size"],
-        pool_stride=config.get("spatial_pool_stride", 2),
+        pool_stride=2 if stride is None else stride,
         queries=config.get("delta_queries", 4),
+        pool_mode="bilinear" if mode is None else mode,
     )
+
+
+def is_llava_qwen(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is that of a LLaVA-Video checkpoint as lmms-lab publishes them.
+
+    LLaVA-NeXT saves `llava_qwen`; of the published files some say `llava`, which many other models say too.
+    """
+    return config.get("model_type") == "llava_qwen" or (
+        config.get("model_type") == "llava" and "LlavaQwenForCausalLM" in (config.get("architectures") or ())
+    )
+
+
+def llava_vision(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Shape of a LLaVA-Video checkpoint's vision encoder, as keyword arguments of `SiglipVisionConfig`.
+
+    A published `config.json` holds nothing but the encoder's name. A `vision_config` is read where it says that it is
+    SigLIP's: files that went through transformers' `LlavaConfig` carry CLIP's defaults there, which mean nothing.
+
+    Raises:
+        ValueError: the name is unknown and there is no such `vision_config`.
+    """
+    nested = config.get("vision_config")
+    if isinstance(nested, Mapping) and nested.get("model_type") == "siglip_vision_model":
+        return nested
+    name = str(config.get("mm_vision_tower"))
+    if name.rstrip("/").split("/")[-1] != "siglip-so400m-patch14-384":
+        raise ValueError(
+            f"mm_vision_tower: only siglip-so400m-patch14-384 is known by name, not {name!r}; describe another SigLIP "
+            "in vision_config, with model_type siglip_vision_model"
+        )
+    return SIGLIP_SO400M

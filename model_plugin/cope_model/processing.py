@@ -8,6 +8,7 @@ is asked about again, costs only what is new; and with chunked prefill the engin
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ from cope_model.config import CoPEConfig
 from cope_model.images import to_square
 from cope_model.items import GopDataParser, GopItems, Item
 from cope_model.presets import Geometry
+from cope_model.prompts import insert_instructions, mark_placeholders, time_instruction
 
 if TYPE_CHECKING:
     from cope_codec import GopPrimitives  # at run time only inside functions: see `cope_model.items`
@@ -44,6 +46,14 @@ _KNOWN_UUIDS = 4096
 
 # Primitives are read-only, since requests share them. torch warns that a tensor cannot be; nothing here writes to one.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Known:
+    """What outlives a video's arrays: an id per GOP, and the sentence about its times."""
+
+    ids: tuple[str | None, ...]
+    instruction: str
 
 
 class CoPEProcessingInfo(BaseProcessingInfo):  # type: ignore[misc]
@@ -78,7 +88,8 @@ class CoPEDummyInputsBuilder(BaseDummyInputsBuilder[CoPEProcessingInfo]):  # typ
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
         """One placeholder per item."""
-        return "<image>" * mm_counts.get("image", 0) + "<video>" * mm_counts.get("video", 0)
+        placeholders = self.info.get_hf_config().placeholders
+        return "".join(text * mm_counts.get(modality, 0) for modality, text in placeholders.items())
 
     def get_dummy_mm_data(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> dict[str, Any]:
         """Black images and the largest GOPs."""
@@ -94,8 +105,23 @@ class CoPEMultiModalProcessor(BaseMultiModalProcessor[CoPEProcessingInfo]):  # t
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # uuid of a video -> ids of its GOPs, so that a client can name a video which it sent before.
-        self._gop_ids: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        # uuid of a video -> what is known of it, so that a client can name a video which it sent before.
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        config = self.info.get_hf_config()
+        tokens = {"image": config.image_token_id, "video": config.video_token_id}
+        written = {tokens[name]: self._encode(text) for name, text in config.placeholders.items()}
+        # Nothing to do where the tokenizer knows the placeholders.
+        self._placeholders = {token: ids for token, ids in written.items() if ids != [token]}
+        for token in self._placeholders:
+            if token < len(self.info.get_tokenizer()):
+                raise ValueError(
+                    f"token {token} cannot stand for media: the tokenizer uses it for text. The embedding has no row "
+                    "left over; give the model's tokenizer <image> and <video> (cope convert join does)"
+                )
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self.info.get_tokenizer().encode(text, add_special_tokens=False)
+        return ids
 
     def apply(self, inputs: ProcessorInputs, timing_ctx: Any) -> Any:
         """Check the prompt, split videos into GOPs, then do as vLLM does.
@@ -105,6 +131,8 @@ class CoPEMultiModalProcessor(BaseMultiModalProcessor[CoPEProcessingInfo]):  # t
                 a uuid that has not been seen.
         """
         config = self.info.get_hf_config()
+        if self._placeholders:
+            inputs = dataclasses.replace(inputs, prompt=mark_placeholders(inputs.prompt, self._placeholders))
         for modality, token in (("image", config.image_token_id), ("video", config.video_token_id)):
             items = inputs.mm_data_items.get(modality)
             if items is None:
@@ -115,21 +143,28 @@ class CoPEMultiModalProcessor(BaseMultiModalProcessor[CoPEProcessingInfo]):  # t
                 # video's place.
                 raise VLLMValidationError(
                     f"the prompt has {found} {modality} placeholders for {len(items)} {modality}s; text must not "
-                    f"contain <{modality}>",
+                    f"contain {config.placeholders[modality]}",
                     parameter="messages",
                 )
         if isinstance(inputs.mm_data_items.get("video"), GopItems):
-            inputs = self._split(inputs, config.video_token_id)
+            inputs = self._split(inputs, config)
         return super().apply(inputs, timing_ctx)
 
-    def _split(self, inputs: ProcessorInputs, token: int | None) -> ProcessorInputs:
-        """One placeholder, one item and one uuid per GOP instead of per video."""
-        videos: Sequence[Item] = inputs.mm_data_items["video"].data
+    def _split(self, inputs: ProcessorInputs, config: CoPEConfig) -> ProcessorInputs:
+        """One placeholder, one item and one uuid per GOP instead of per video; times behind it if the model wants."""
+        token = config.video_token_id
+        assert token is not None
+        parsed: GopItems = inputs.mm_data_items["video"]
+        videos: Sequence[Item] = parsed.data
         given = (inputs.mm_uuid_items or {}).get("video") or [None] * len(videos)
-        per_video = [self._ids(uuid, video) for uuid, video in zip(given, videos, strict=True)]
+        known = [self._know(*video) for video in zip(given, videos, parsed.seconds, strict=True)]
+        per_video = [video.ids for video in known]
+        marked: Sequence[int] = inputs.prompt
+        if config.add_time_instruction:
+            marked = insert_instructions(marked, token, [video.instruction for video in known], self._encode)
         counts = iter(per_video)
         prompt: list[int] = []
-        for entry in inputs.prompt:
+        for entry in marked:
             prompt += [entry] * len(next(counts)) if entry == token else [entry]
         items = MultiModalDataItems(inputs.mm_data_items)
         items["video"] = GopItems(
@@ -141,33 +176,33 @@ class CoPEMultiModalProcessor(BaseMultiModalProcessor[CoPEProcessingInfo]):  # t
         )
         uuids = dict(inputs.mm_uuid_items or {})
         uuids["video"] = [gop_id for ids in per_video for gop_id in ids]
-        return ProcessorInputs(
-            prompt,
-            items,
-            uuids,
-            hf_processor_mm_kwargs=inputs.hf_processor_mm_kwargs,
-            media_io_kwargs=inputs.media_io_kwargs,
-            cache=inputs.cache,
-        )
+        return dataclasses.replace(inputs, prompt=prompt, mm_data_items=items, mm_uuid_items=uuids)
 
-    def _ids(self, uuid: str | None, video: Item) -> Sequence[str | None]:
-        """An id per GOP: the video's uuid and the GOP's own key, or None, which means vLLM's hash of the key.
+    def _know(self, uuid: str | None, video: Item, seconds: float | None) -> _Known:
+        """Describe a video, or remember one that the client names by its uuid.
 
-        The key belongs to it, because a video can grow, and because a uuid that somebody else has used for another
-        video must not bring that video back.
+        An id per GOP: the video's uuid and the GOP's own key, or None, which means vLLM's hash of the key. The key
+        belongs to it, because a video can grow, and because a uuid that somebody else has used for another video must
+        not bring that video back.
         """
-        if uuid is None:
-            return [None] * len(video or ())
-        if video is not None:
-            self._gop_ids[uuid] = tuple(f"{uuid}/{gop.key}" for gop in video)
-            while len(self._gop_ids) > _KNOWN_UUIDS:
-                self._gop_ids.popitem(last=False)
-        elif uuid not in self._gop_ids:
-            raise VLLMValidationError(
-                f"no video with uuid {uuid!r} has been sent to this server; send it along", parameter="uuid"
-            )
-        self._gop_ids.move_to_end(uuid)
-        return self._gop_ids[uuid]
+        if video is None:
+            if uuid is None:
+                return _Known((), "")
+            if uuid not in self._known:
+                raise VLLMValidationError(
+                    f"no video with uuid {uuid!r} has been sent to this server; send it along", parameter="uuid"
+                )
+        else:
+            times = [float(time) for gop in video for time in gop.timestamps_s]
+            # Bare primitives do not tell how long the last frame is shown.
+            instruction = time_instruction(times[-1] if seconds is None else seconds, times)
+            if uuid is None:
+                return _Known((None,) * len(video), instruction)
+            self._known[uuid] = _Known(tuple(f"{uuid}/{gop.key}" for gop in video), instruction)
+            while len(self._known) > _KNOWN_UUIDS:
+                self._known.popitem(last=False)
+        self._known.move_to_end(uuid)
+        return self._known[uuid]
 
     def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, object]) -> BatchFeature:
         """Tensors of images and GOPs, integers as they are: the model normalises them on its device."""

@@ -7,6 +7,7 @@ Slow and simple on purpose. State-dict names are those of the checkpoint, so a d
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,10 @@ from cope_model.delta_encoder import DeltaEncoder
 from cope_model.frames import normalize_keyframes, pool_frames
 from cope_model.images import to_square
 from cope_model.interleave import close_groups, interleave_gops
+from cope_model.llava import LlavaQwenConfig, load_config
 from cope_model.projector import Projector
+from cope_model.prompts import mark_placeholders, time_instruction
+from cope_model.weights import DELTA, cope_name, mismatches, shards
 
 
 class _VisionTower(nn.Module):
@@ -31,13 +35,14 @@ class _VisionTower(nn.Module):
 
     def __init__(self, config: CoPEConfig) -> None:
         super().__init__()
-        self.feature_layer = config.vision_feature_layer
-        self.vision_model = SiglipVisionModel(config.vision_config)
+        vision = copy.deepcopy(config.vision_config)
+        vision.num_hidden_layers = config.vision_layers_used
+        self.vision_model = SiglipVisionModel(vision)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, S, S) to (N, g * g, D): the hidden state that the configuration names, before any final norm."""
         hidden = self.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
-        out: Tensor = hidden[self.feature_layer]
+        out: Tensor = hidden[-1]
         return out
 
 
@@ -118,14 +123,34 @@ class Reference:
         self.tokenizer = tokenizer
 
     @classmethod
-    def load(cls, directory: str | Path, dtype: torch.dtype = torch.float32) -> Reference:
-        """Load a directory as `tiny.build` writes it; every weight must be there and fit."""
-        model = CoPEModel(CoPEConfig.from_pretrained(directory))
+    def load(cls, directory: str | Path, dtype: torch.dtype = torch.float32, **overrides: Any) -> Reference:
+        """Load a CoPE directory or a published LLaVA-Video one.
+
+        Args:
+            directory: the model.
+            dtype: of the weights.
+            overrides: keys of the configuration that win over `config.json`.
+
+        Raises:
+            ValueError: a weight is missing, of another shape or unknown. A delta-encoder may be missing as a whole; it
+                is zeroed then, as in vLLM.
+        """
+        config = load_config(directory, **overrides)
+        model = CoPEModel(config)
         state: dict[str, Tensor] = {}
-        for path in sorted(Path(directory).glob("*.safetensors")):
-            state |= load_file(path)
-        model.load_state_dict(state, strict=True)
-        return cls(model.to(dtype), AutoTokenizer.from_pretrained(directory))
+        for path in shards(Path(directory)):
+            for theirs, tensor in load_file(path).items():
+                name = cope_name(theirs, config)
+                if name is not None:
+                    state[name] = tensor
+        if not any(name.startswith(DELTA) for name in state):
+            state |= {name: torch.zeros_like(w) for name, w in model.state_dict().items() if name.startswith(DELTA)}
+        needed = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        wrong = mismatches({name: tensor.shape for name, tensor in state.items()}, needed, config)
+        if wrong:
+            raise ValueError(f"{directory} does not fit its config.json:\n  " + "\n  ".join(wrong))
+        model.load_state_dict(state, strict=False)
+        return cls(model.to(dtype), AutoTokenizer.from_pretrained(directory, config=config))
 
     @torch.inference_mode()
     def generate(self, messages: Sequence[Mapping[str, Any]], max_tokens: int) -> Generation:
@@ -133,18 +158,24 @@ class Reference:
 
         Args:
             messages: chat messages. `content` is a string or a list of parts: `{"type": "text", "text": ...}`,
-                `{"type": "video", "video": sequence of GopPrimitives}`, `{"type": "image", "image": PIL image}`.
+                `{"type": "video", "video": sequence of GopPrimitives}`, with `"seconds"`, the video's length, if the
+                model is told times; `{"type": "image", "image": PIL image}`.
             max_tokens: tokens at most; the end token stops earlier.
         """
         config = self.model.config
-        videos, images, template = _split_media(messages)
+        videos, images, template = _split_media(messages, config)
         encoded = self.tokenizer.apply_chat_template(
             template, add_generation_prompt=True, tokenize=True, return_dict=True
         )
         embed = self.model.model.language_model.embed_tokens
         prompt: list[int] = []
         pieces: list[Tensor] = []
-        for token in encoded["input_ids"]:
+        ids = {
+            token: self.tokenizer.encode(config.placeholders[name], add_special_tokens=False)
+            for name, token in (("image", config.image_token_id), ("video", config.video_token_id))
+            if token is not None
+        }
+        for token in mark_placeholders(encoded["input_ids"], ids):
             if token == config.video_token_id:
                 piece = self.model.embed_gops(videos.pop(0))
             elif token == config.image_token_id:
@@ -173,7 +204,7 @@ class Reference:
 
 
 def _split_media(
-    messages: Sequence[Mapping[str, Any]],
+    messages: Sequence[Mapping[str, Any]], config: CoPEConfig
 ) -> tuple[list[Sequence[GopPrimitives]], list[Any], list[dict[str, Any]]]:
     """Videos and images in order, and the messages as the chat template wants them."""
     videos: list[Sequence[GopPrimitives]] = []
@@ -184,9 +215,39 @@ def _split_media(
         if not isinstance(content, str):
             videos += [part["video"] for part in content if part["type"] == "video"]
             images += [part["image"] for part in content if part["type"] == "image"]
-            content = [
-                {"type": "text", "text": part["text"]} if part["type"] == "text" else {"type": part["type"]}
-                for part in content
-            ]
+            parts = _with_times(content) if config.add_time_instruction else list(content)
+            content = _flat(parts, config) if isinstance(config, LlavaQwenConfig) else _template_parts(parts)
         template.append({"role": message["role"], "content": content})
     return videos, images, template
+
+
+def _with_times(content: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The parts with a line about its times behind each video, as LLaVA-Video's training data have it."""
+    parts: list[Mapping[str, Any]] = []
+    for part in content:
+        parts.append(part)
+        if part["type"] == "video":
+            times = [float(time) for gop in part["video"] for time in gop.timestamps_s]
+            parts.append({"type": "times", "text": time_instruction(part.get("seconds", times[-1]), times)})
+    return parts
+
+
+def _template_parts(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Parts for our own chat template, which ends every placeholder with a line end."""
+    ends = {"text": "", "times": "\n"}
+    return [
+        {"type": "text", "text": part["text"] + ends[part["type"]]} if part["type"] in ends else {"type": part["type"]}
+        for part in parts
+    ]
+
+
+def _flat(parts: Sequence[Mapping[str, Any]], config: CoPEConfig) -> str:
+    """One string, for Qwen2's own chat template: media first, kind by kind, as vLLM puts them."""
+    media: dict[str, list[str]] = {}
+    texts = [part["text"] for part in parts if part["type"] == "text"]
+    for part in parts:
+        if part["type"] == "times":
+            media["video"].append(part["text"])
+        elif part["type"] != "text":
+            media.setdefault(part["type"], []).append(config.placeholders[part["type"]])
+    return "\n".join([*(line for lines in media.values() for line in lines), *texts])

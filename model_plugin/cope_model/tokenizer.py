@@ -36,6 +36,21 @@ def train_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+def chat_template(default_system: str | None = None) -> str:
+    """Our ChatML template.
+
+    Args:
+        default_system: what the system says where the messages do not begin with it; None is nothing.
+    """
+    template = CHAT_TEMPLATE.read_text(encoding="utf-8")
+    if default_system is None:
+        return template
+    return (
+        "{%- if not messages or messages[0]['role'] != 'system' -%}\n"
+        f"{{{{- '<|im_start|>system\\n{default_system}<|im_end|>\\n' -}}}}\n{{%- endif -%}}\n{template}"
+    )
+
+
 def write_tokenizer(directory: Path, *, vocab_size: int = VOCAB_SIZE) -> None:
     """Write `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`.
 

@@ -16,6 +16,7 @@ _COMMANDS = {
     "demo": ("cope_server.commands.demo", "make a clip, start a server if none answers, ask it a question"),
     "plan": ("cope_server.commands.plan", "slots and tokens of a video, without decoding it"),
     "extract": ("cope_server.commands.extract", "codec primitives of a video: summary, arrays, picture"),
+    "convert": ("cope_server.commands.convert", "join a base model and a delta-encoder, or take it out again"),
     "bench": ("cope_server.commands.bench", "measure"),
     "sample": ("cope_server.commands.sample", "write a clip with motion to try things on"),
 }

@@ -40,7 +40,7 @@ class CoPEEndpoint:
 
         geometry = getattr(engine_client.model_config.hf_config, "geometry", None)
         if geometry is None:
-            raise ValueError("the cope endpoint plugin serves cope_videolm models only")
+            raise ValueError("the cope endpoint plugin serves cope_videolm and LLaVA-Video models only")
         state.cope_geometry = geometry
         state.cope_context_tokens = engine_client.model_config.max_model_len
         await _start_workers(state, geometry.side, getattr(args, "api_server_count", None) or 1)

@@ -28,6 +28,12 @@ def test_tokens_per_frame() -> None:
     assert (tiny.grid, tiny.pooled, tiny.i_tokens, tiny.p_tokens) == (16, 8, 72, 10)
 
 
+def test_average_pooling_drops_the_remainder() -> None:
+    geometry = Geometry(side=384, patch=14, pool_mode="average")
+    assert (geometry.pooled, geometry.i_tokens, geometry.tokens(1, 7)) == (13, 182, 252)
+    assert Geometry(side=128, patch=8, pool_mode="average").i_tokens == PRESETS["tiny"].geometry.i_tokens
+
+
 @pytest.mark.parametrize("name", ["7b", "tiny"])
 def test_config_json_gives_the_geometry_back(name: str, tmp_path: Path) -> None:
     directory = write_shape(name, tmp_path)
@@ -44,6 +50,8 @@ def test_config_json_of_another_model_is_refused() -> None:
 def test_geometry_refuses_nonsense() -> None:
     with pytest.raises(ValueError, match="patch must be a positive whole number, not 0"):
         Geometry(side=384, patch=0)
+    with pytest.raises(ValueError, match=r"spatial_pool_stride \(28\) cannot exceed the 27 patches of a side"):
+        Geometry(side=384, patch=14, pool_stride=28)
 
 
 @pytest.mark.parametrize(

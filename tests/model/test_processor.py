@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from clips import clip
+from llava import write_llava
 from model.gops import make_gop
 from PIL import Image
 from vllm.config import ModelConfig
@@ -231,3 +232,83 @@ def test_what_a_video_may_not_come_as(tiny: CoPEMultiModalProcessor) -> None:
         process(tiny, [VIDEO], {"video": [np.zeros((2, 8, 8, 3), np.uint8)]})
     with pytest.raises(VLLMValidationError, match="parameter=video"):
         process(tiny, [VIDEO], {"video": [b"no video"]})
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> CoPEMultiModalProcessor:
+    """A LLaVA-Video checkpoint: placeholders of several tokens, and times behind each video."""
+    return make_processor(write_llava(tmp_path_factory.mktemp("llava")))
+
+
+def words(processor: CoPEMultiModalProcessor, result: Any) -> str:
+    """The text of a prompt."""
+    config = processor.info.get_hf_config()
+    media = (config.image_token_id, config.video_token_id)
+    text: str = processor.info.get_tokenizer().decode([t for t in result["prompt_token_ids"] if t not in media])
+    return text
+
+
+def written(processor: CoPEMultiModalProcessor, text: str) -> list[int]:
+    return list(processor.info.get_tokenizer().encode(text, add_special_tokens=False))
+
+
+LLAVA_VIDEO, LLAVA_IMAGE = "<|endoftext|><|im_end|>", "<|im_end|><|endoftext|>"
+
+
+def test_llavas_placeholders_are_found_and_expanded(llava: CoPEMultiModalProcessor) -> None:
+    prompt = written(llava, f"{LLAVA_IMAGE}\n{LLAVA_VIDEO}\nWhy?")
+    data = {"image": [Image.new("RGB", (8, 8))], "video": [(make_gop("II"), make_gop("IP", index=1))]}
+    result = process(llava, prompt, data)
+    assert spans(result, "image") == [(0, 30)]
+    assert spans(result, "video") == [(31, 60), (91, 40)]
+    assert words(llava, result).endswith(
+        "located at 0.00s,1.00s,8.00s,9.00s.Please answer the following questions related to this video.\nWhy?"
+    )
+
+
+def test_the_instruction_says_the_length_of_the_whole_video(llava: CoPEMultiModalProcessor) -> None:
+    """Bytes and opened videos tell it; the times of a part of it are those of the whole."""
+    prompt = written(llava, f"{LLAVA_VIDEO}\nWhy?")
+    opened = cope_codec.open(clip(12), start_s=4.0, end_s=8.0)
+    for video in (opened, loader.load(clip(12), options={"start_s": 4.0, "end_s": 8.0})):
+        text = words(llava, process(llava, prompt, {"video": [video]}))
+        assert "The video lasts for 12.00 seconds, and 4 frames are" in text
+        assert f"located at {','.join(f'{slot.time_s:.2f}s' for slot in opened.plan.gops[0].slots)}.Please" in text
+        assert opened.plan.gops[0].slots[0].time_s >= 4.0
+
+
+def test_a_uuid_remembers_the_instruction(llava: CoPEMultiModalProcessor) -> None:
+    cache = MultiModalProcessorOnlyCache(llava.info.ctx.model_config)
+    prompt = written(llava, f"{LLAVA_VIDEO}\nWhy?")
+    sent = process(llava, prompt, {"video": [clip(12)]}, mm_uuid_items={"video": ["film"]}, cache=cache)
+    named = process(llava, prompt, {"video": [None]}, mm_uuid_items={"video": ["film"]}, cache=cache)
+    assert named["prompt_token_ids"] == sent["prompt_token_ids"]
+    assert "The video lasts for 12.00 seconds" in words(llava, named)
+
+
+def test_placeholders_in_a_users_text_are_refused(llava: CoPEMultiModalProcessor) -> None:
+    prompt = written(llava, f"{LLAVA_VIDEO}\nWhy{LLAVA_VIDEO}?")
+    with pytest.raises(VLLMValidationError, match="the prompt has 2 video placeholders for 1 videos"):
+        process(llava, prompt, {"video": [(make_gop("II"),)]})
+
+
+def test_a_tokenizer_that_leaves_no_row_for_placeholders_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="token 2045 cannot stand for media"):
+        make_processor(write_llava(tmp_path, vocab_size=2047))
+
+
+@pytest.mark.parametrize(
+    ("default", "asked", "mode"),
+    [
+        ({"frames": 4}, {}, "dense"),
+        ({"frames": 4}, {"mode": "transcode"}, "transcode"),
+        ({"frames": 4}, {"keyframes_per_gop": 2}, "native"),
+        ({"keyframes_per_gop": 2}, {"frames": 4}, "dense"),
+        ({"frames": 4}, {"start_s": 2.0}, "dense"),
+    ],
+)
+def test_a_part_that_asks_for_the_other_kind_of_input_overrules_the_servers_default(
+    default: dict[str, Any], asked: dict[str, Any], mode: str
+) -> None:
+    loaded, _ = loader.load_source(clip(12), options=asked, **default)
+    assert loaded.plan.mode == mode

@@ -27,19 +27,19 @@ def test_pooling_by_two_takes_means_and_ends_rows(mode: str) -> None:
     assert pool_frames(features, NEWLINE, 2, mode).flatten().tolist() == [2.5, 4.5, -1.0, 10.5, 12.5, -1.0]
 
 
-def test_odd_grids_are_rounded_up() -> None:
-    features = torch.arange(9.0).view(1, 9, 1)  # 3 x 3 patches to 2 x 2
-    average = pool_frames(features, NEWLINE, 2, "average").flatten().tolist()
-    assert average == [2.0, 3.5, -1.0, 6.5, 8.0, -1.0]
+def test_odd_grids_lose_their_remainder_on_average_and_keep_it_when_bilinear() -> None:
+    features = torch.arange(9.0).view(1, 9, 1)  # 3 x 3 patches
+    assert pool_frames(features, NEWLINE, 2, "average").flatten().tolist() == [2.0, -1.0]
     # Bilinear samples at 0.25 and 1.75 between the patches' centres, as LLaVA-Video does.
     bilinear = pool_frames(features, NEWLINE, 2, "bilinear").flatten().tolist()
     assert bilinear == [1.0, 2.5, -1.0, 5.5, 7.0, -1.0]
 
 
-def test_27_patches_become_14_rows_of_14_and_a_newline() -> None:
-    out = pool_frames(torch.randn(2, 27 * 27, 3), torch.full((3,), 9.0), 2, "bilinear")
-    assert out.shape == (2, 210, 3)
-    assert (out[:, 14::15] == 9.0).all()
+@pytest.mark.parametrize(("mode", "rows"), [("bilinear", 14), ("average", 13)])
+def test_27_patches_become_rows_with_a_newline(mode: str, rows: int) -> None:
+    out = pool_frames(torch.randn(2, 27 * 27, 3), torch.full((3,), 9.0), 2, mode)
+    assert out.shape == (2, rows * (rows + 1), 3)
+    assert (out[:, rows :: rows + 1] == 9.0).all()
 
 
 def test_p_frames_are_motion_newline_residual_newline() -> None:

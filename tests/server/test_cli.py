@@ -131,3 +131,54 @@ def test_the_command_and_the_plugin_import_neither_torch_nor_vllm() -> None:
     script = f"import sys, cope_server.cli, cope_model, cope_codec; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_convert_joins_and_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("vllm")
+    import torch
+    from llava import write_llava
+    from safetensors.torch import load_file, save_file
+
+    from cope_model.llava import load_config
+    from cope_model.presets import DELTA_KEYS, PRESETS
+    from cope_model.reference import CoPEModel
+    from cope_model.weights import DELTA
+
+    settings = {key: getattr(PRESETS["tiny"].delta, name) for key, name in DELTA_KEYS.items()}
+    base = tmp_path / "base"
+    base.mkdir()
+    with torch.device("meta"):
+        model = CoPEModel(load_config(write_llava(base), **settings)).state_dict()
+    delta = tmp_path / "delta.safetensors"
+    save_file({name: torch.ones(w.shape) for name, w in model.items() if name.startswith(DELTA)}, delta)
+    words = ["convert", "join", str(base), str(delta), str(tmp_path / "cope")]
+    assert main(words) == 2
+    assert "name it with --preset" in capsys.readouterr().err
+    assert main([*words, "--preset", "tiny"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'cope'}\n"
+    assert main(["convert", "split", str(tmp_path / "cope"), str(tmp_path / "out.safetensors")]) == 0
+    assert load_file(tmp_path / "out.safetensors").keys() == load_file(delta).keys()
+    assert main([*words, "--preset", "tiny"]) == 2
+    assert "cope exists; --overwrite replaces it" in capsys.readouterr().err
+
+
+def test_convert_of_a_hub_name_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", "split", "lmms-lab/none", str(tmp_path / "out.safetensors")]) == 2
+    assert "model: lmms-lab/none is no directory" in capsys.readouterr().err
+
+
+def test_bench_delta_reports_parameters_and_ratios(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("vllm")
+    assert main(["bench", "delta", "tiny", "--batch", "2", "--repeats", "2", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    row = report["presets"]["tiny"]
+    assert row["parameters"] == 1_239_980
+    assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
+    assert row["ms_per_frame"] > 0
+    assert report["conditions"]["batch"] == 2
+    assert main(["bench", "delta", "8b"]) == 2
+    assert "unknown preset 8b; known are 7b, 7b-light, tiny" in capsys.readouterr().err
+    assert main(["bench", "delta", "7b", "tiny"]) == 2
+    assert "different vision encoders" in capsys.readouterr().err
+    assert main(["bench", "delta", "--batch", "0"]) == 2
+    assert "batch must be at least 1, not 0" in capsys.readouterr().err

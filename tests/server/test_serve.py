@@ -28,6 +28,22 @@ def test_defaults_tell_the_loader_the_models_side(model: Path, monkeypatch: pyte
     assert chosen["--served-model-name"] == "my-model"
 
 
+def test_a_published_llava_video_checkpoint_is_given_our_video_loader(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    published = {
+        "model_type": "llava",
+        "architectures": ["LlavaQwenForCausalLM"],
+        "mm_vision_tower": "google/siglip-so400m-patch14-384",
+    }
+    (model / "config.json").write_text(json.dumps(published))
+    chosen = pairs(serve.defaults(model))
+    assert json.loads(chosen["--media-io-kwargs"]) == {"video": {"video_backend": "cope", "frames": 64, "side": 384}}
+    (model / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    assert "--media-io-kwargs" not in serve.defaults(model)
+
+
 def test_only_the_cpu_build_gets_cpu_defaults(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(serve, "on_cpu", lambda: True)

@@ -1,4 +1,4 @@
-"""`cope bench codec`: extraction against plain decoding of the same files."""
+"""`cope bench codec`: extraction against plain decoding; `cope bench delta`: a P-frame against a keyframe."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.console import RenderableType
 from rich.progress import Progress
 from rich.table import Table
 
+from cope_server.commands import bench_delta
 from cope_server.commands.video_arguments import stderr, stdout
 
 
@@ -47,10 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="8 sampled GOPs of a long generated 720p file (default one hour, 0.4 GB, deleted afterwards)",
     )
     codec.add_argument("--json", action="store_true", help="print JSON")
+    bench_delta.add_arguments(
+        what.add_parser("delta", help="time of a P-frame in the delta-encoder against a keyframe in SigLIP")
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and report."""
+    return bench_delta.run(arguments) if arguments.what == "delta" else _codec(arguments)
+
+
+def _codec(arguments: argparse.Namespace) -> int:
     from cope_codec.bench import conditions
 
     if arguments.repeats < 1:

@@ -101,13 +101,17 @@ def defaults(model: Path | None) -> list[str]:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     chosen += ["--served-model-name", served_name(model)]
     config = json.loads((model / "config.json").read_text())
-    media: dict[str, Any] = {}
-    if config.get("model_type") == "cope_videolm":
-        from cope_model.presets import geometry_from_config
+    from cope_model.presets import LLAVA_FRAMES, geometry_from_config, is_llava_qwen
 
+    video: dict[str, Any] = {}
+    if is_llava_qwen(config):
+        # The published files name no video processor, and hold no delta-encoder: dense frames, unless a part asks for
+        # something else.
+        video |= {"video_backend": "cope", "frames": LLAVA_FRAMES}
+    if video or config.get("model_type") == "cope_videolm":
         # With the side known, primitives are made in the media threads; without it, one after another in the renderer.
-        media = {"video": {"side": geometry_from_config(config).side}}
-        chosen += ["--media-io-kwargs", json.dumps(media)]
+        video["side"] = geometry_from_config(config).side
+        chosen += ["--media-io-kwargs", json.dumps({"video": video})]
     return chosen
 
 

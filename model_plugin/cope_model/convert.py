@@ -1,0 +1,268 @@
+"""One CoPE directory from a base checkpoint and delta-encoder weights, and the delta-encoder back out of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tokenizers import AddedToken
+from torch import Tensor
+
+from cope_model.checkpoint import write_preprocessor_config
+from cope_model.config import CoPEConfig
+from cope_model.llava import LlavaQwenConfig, load_config
+from cope_model.presets import DELTA_KEYS, PRESETS
+from cope_model.reference import CoPEModel
+from cope_model.tokenizer import IMAGE, VIDEO, chat_template
+from cope_model.weights import DELTA, INDEX, cope_name, mismatches, shards
+
+DELTA_METADATA = "cope_delta"  # key in a delta file's metadata: the settings of `DELTA_KEYS`, as JSON
+_SYSTEM = "You are a helpful assistant."  # what Qwen2's own template says, and LLaVA-Video was trained with
+_DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+_WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", INDEX)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Progress: bytes of weights written so far, and in all."""
+
+    done_bytes: int
+    total_bytes: int
+
+
+def join(
+    base: Path,
+    delta: Path,
+    out: Path,
+    *,
+    preset: str | None = None,
+    overwrite: bool = False,
+    tick: Callable[[Step], None] = lambda step: None,
+) -> Path:
+    """Write a CoPE directory: the base model, its weights under our names, and the delta-encoder in a shard of its own.
+
+    One shard of the base is in memory at a time. Every shape is checked before anything is written, and the directory
+    appears when it is whole.
+
+    Args:
+        base: a published LLaVA-Video checkpoint, or a CoPE directory whose delta-encoder is to be replaced.
+        delta: safetensors file of the delta-encoder, as `split` and the training write it.
+        out: the directory to make.
+        preset: shape of the delta-encoder, for a file that does not say it.
+        overwrite: replace `out` if it is a model directory.
+        tick: called after each shard.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: a weight is missing, of another shape or unknown, all of them named with both shapes; `out` exists.
+        OSError: a file cannot be read or written.
+    """
+    _refuse_existing(out, overwrite)
+    config = _with_delta(load_config(base), delta, preset)
+    groups = _read_headers([*shards(base), delta], config, delta)
+    with torch.device("meta"):
+        needed = {name: tensor.shape for name, tensor in CoPEModel(config).state_dict().items()}
+    found = {weight.name: weight.shape for group in groups.values() for weight in group}
+    wrong = mismatches(found, needed, config)
+    if wrong:
+        raise ValueError(f"{base} and {delta} do not make a model:\n  " + "\n  ".join(wrong))
+
+    total = sum(weight.nbytes for group in groups.values() for weight in group)
+    with _appearing(out, overwrite) as target:
+        _write_files(base, target, config)
+        done = 0
+        weight_map: dict[str, str] = {}
+        for number, (path, group) in enumerate(groups.items(), 1):
+            name = f"model-{number:05}-of-{len(groups):05}.safetensors"
+            with safe_open(path, "pt") as file:
+                _save({weight.name: file.get_tensor(weight.theirs) for weight in group}, target / name)
+            weight_map |= {weight.name: name for weight in group}
+            done += sum(weight.nbytes for weight in group)
+            tick(Step(done, total))
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (target / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return out
+
+
+def split(model: Path, out: Path, *, overwrite: bool = False) -> Path:
+    """Write the delta-encoder of a model directory to a file of its own, with its settings.
+
+    Raises:
+        ValueError: the model has no delta-encoder, or one that does not fit its configuration; `out` exists.
+        OSError: a file cannot be read or written.
+    """
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists; --overwrite replaces it")
+    config = load_config(model)
+    state: dict[str, Tensor] = {}
+    for path in shards(model):
+        with safe_open(path, "pt") as file:
+            state |= {name: file.get_tensor(name) for name in file.keys() if name.startswith(DELTA)}
+    if not state:
+        raise ValueError(f"{model} has no delta-encoder: none of its weights is called {DELTA}*")
+    save_delta(state, config, out)
+    return out
+
+
+def save_delta(state: Mapping[str, Tensor], config: CoPEConfig, out: Path) -> None:
+    """Write delta-encoder weights, under the names that they have in a CoPE directory, with the settings beside them.
+
+    Raises:
+        ValueError: they are not those of `config.delta`.
+    """
+    with torch.device("meta"):
+        model = CoPEModel(config).state_dict()
+    needed = {name: tensor.shape for name, tensor in model.items() if name.startswith(DELTA)}
+    wrong = mismatches({name: tensor.shape for name, tensor in state.items()}, needed, config)
+    if wrong:
+        raise ValueError("not the delta-encoder of this configuration:\n  " + "\n  ".join(wrong))
+    settings = json.dumps({key: getattr(config, key) for key in DELTA_KEYS})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{out.name}-", dir=out.parent)
+    os.close(handle)
+    try:
+        _save(dict(state), Path(name), {DELTA_METADATA: settings})
+        os.replace(name, out)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """A weight in a file: our name, the file's own, its shape and size."""
+
+    name: str
+    theirs: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+def _with_delta(base: CoPEConfig, delta: Path, preset: str | None) -> CoPEConfig:
+    """The base's configuration as a CoPE directory has it, with the delta-encoder that the file or the preset says."""
+    with safe_open(delta, "pt") as file:
+        said = (file.metadata() or {}).get(DELTA_METADATA)
+    if preset is not None:
+        if preset not in PRESETS:
+            raise ValueError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
+        settings = {key: getattr(PRESETS[preset].delta, name) for key, name in DELTA_KEYS.items()}
+    elif said is not None:
+        settings = {key: value for key, value in json.loads(said).items() if key in DELTA_KEYS}
+    elif isinstance(base, LlavaQwenConfig):
+        raise ValueError(f"{delta} does not say the shape of its delta-encoder; name it with --preset")
+    else:
+        settings = {key: getattr(base, key) for key in DELTA_KEYS}
+    if not isinstance(base, LlavaQwenConfig):
+        config: CoPEConfig = CoPEConfig.from_dict({**base.to_dict(), **settings})
+        return config
+    return CoPEConfig(
+        vision_config=copy.deepcopy(base.vision_config),
+        text_config=copy.deepcopy(base.text_config),
+        vision_feature_layer=base.vision_feature_layer,
+        spatial_pool_stride=base.spatial_pool_stride,
+        spatial_pool_mode=base.spatial_pool_mode,
+        add_time_instruction=base.add_time_instruction,
+        dtype=base.dtype,
+        **settings,
+    )
+
+
+def _read_headers(paths: list[Path], config: CoPEConfig, delta: Path) -> dict[Path, list[_Weight]]:
+    """What is to be written, per file, from the files' headers alone. The base's own delta-encoder is left out."""
+    groups: dict[Path, list[_Weight]] = {}
+    for path in paths:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+            bare = path == delta and not any(name.startswith(DELTA) for name in names)
+            group = []
+            for theirs in names:
+                name = DELTA + theirs if bare else cope_name(theirs, config)
+                if name is None or (name.startswith(DELTA) and path != delta):
+                    continue
+                tensor = file.get_slice(theirs)
+                shape = tuple(tensor.get_shape())
+                nbytes = math.prod(shape) * _DTYPE_BYTES.get(tensor.get_dtype(), 1)
+                group.append(_Weight(name, theirs, shape, nbytes))
+        if group:
+            groups[path] = group
+    return groups
+
+
+def _write_files(base: Path, target: Path, config: CoPEConfig) -> None:
+    """Everything but the weights."""
+    source = load_config(base)
+    if isinstance(source, LlavaQwenConfig):
+        _write_tokenizer(base, source, target, config)
+        write_preprocessor_config(target, config.geometry.side)
+        generation = base / "generation_config.json"
+        if generation.exists():
+            shutil.copyfile(generation, target / generation.name)
+        else:
+            text = json.dumps({"eos_token_id": config.text_config.eos_token_id}, indent=2) + "\n"
+            (target / generation.name).write_text(text, encoding="utf-8")
+    else:
+        for path in base.iterdir():
+            if path.is_file() and not path.name.endswith(_WEIGHT_FILES):
+                shutil.copyfile(path, target / path.name)
+    config.save_pretrained(target)
+
+
+def _write_tokenizer(base: Path, source: CoPEConfig, target: Path, config: CoPEConfig) -> None:
+    """The base's tokenizer with our placeholders and chat template, and their ids in the configuration."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base, config=source)
+    tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in (IMAGE, VIDEO)])
+    config.image_token_id, config.video_token_id = tokenizer.convert_tokens_to_ids([IMAGE, VIDEO])
+    rows = config.text_config.vocab_size
+    if max(config.image_token_id, config.video_token_id) >= rows:
+        raise ValueError(
+            f"{base} has no room for {IMAGE} and {VIDEO}: {rows} rows of embeddings for {len(tokenizer) - 2} tokens"
+        )
+    tokenizer.chat_template = chat_template(_SYSTEM)
+    tokenizer.save_pretrained(target)
+
+
+def _save(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    save_file(state, path, metadata={"format": "pt", **(metadata or {})})
+    path.chmod(0o644)  # safetensors makes it readable for its owner only
+
+
+def _refuse_existing(out: Path, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not overwrite:
+        raise ValueError(f"{out} exists; --overwrite replaces it")
+    if not (out / "config.json").is_file():
+        raise ValueError(f"{out} is no model directory (it has no config.json) and is not replaced")
+
+
+@contextmanager
+def _appearing(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A directory beside `out` that takes its place at the end, or leaves nothing."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        yield building
+        building.chmod(0o755)  # mkdtemp's 0700 would hide it from a server that runs as another user
+        if overwrite and out.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
+            out.rename(old / out.name)
+            building.rename(out)
+            shutil.rmtree(old)
+        else:
+            building.rename(out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
