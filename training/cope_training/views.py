@@ -82,13 +82,13 @@ def layout_of(layout: Sequence[int], keyframes: int | None) -> tuple[int, ...]:
 def show(gop: Gop, view: View) -> Shown:
     """Make a GOP's arrays under a view; the residual is computed here (Eq. 1)."""
     layout = layout_of(gop.layout, view.keyframes)
-    pictures, motion = mirror(np.asarray(gop.pictures), np.asarray(gop.motion), x=view.flip_x, y=view.flip_y)
+    pictures, motion = mirror(np.array(gop.pictures), np.array(gop.motion), x=view.flip_x, y=view.flip_y)
     pictures = np.ascontiguousarray(pictures)
     keys = [slot for slot, kind in enumerate(layout) if kind == I_SLOT]
     deltas = [slot for slot, kind in enumerate(layout) if kind == P_SLOT and view.deltas != "none"]
     residual = np.empty((len(deltas), *pictures.shape[1:]), np.int16)
     for row, slot in zip(residual, deltas, strict=True):
-        residual_after_warp(pictures[slot - 1], pictures[slot], np.ascontiguousarray(motion[slot]), row)
+        residual_after_warp(pictures[slot - 1], pictures[slot], np.array(motion[slot]), row)
     if view.deltas == "none":
         layout = tuple(kind for kind in layout if kind == I_SLOT)
     return Shown(layout, pictures[keys], motion[deltas], residual, _KEPT.get(view.deltas, (1.0, 1.0)))
