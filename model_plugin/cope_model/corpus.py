@@ -17,10 +17,9 @@ _ADVERBS = ("slowly", "quickly", "early", "late", "first", "last", "twice", "aga
 _PLACES = ("on the left", "on the right", "at the top", "at the bottom", "in the middle", "in the corner")
 # Answers begin without a space, so the same words inside of sentences teach nothing about them.
 _ANSWERS = (
-    ("left", "right", "up", "down", "nowhere", "in", "out", "clockwise", "counterclockwise", "early", "late")
-    + ("slow", "fast", "grows", "shrinks", "appears", "disappears", "one", "two", "three", "yes", "no")
-    + ("circle", "square", "triangle", "cross", "red", "yellow", "green", "cyan", "blue", "purple")
-)
+    "left right up down nowhere in out clockwise counterclockwise early late slow fast grows shrinks appears "
+    "disappears one two three yes no circle square triangle cross red yellow green cyan blue purple"
+).split()
 _REPEATED = 40  # times: often enough that each becomes one token
 
 

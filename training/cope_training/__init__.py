@@ -1,1 +1,1 @@
-"""Training of CoPE video models: synthetic data, the vision encoder of small models, the paper's two stages, evaluation."""
+"""Training of CoPE video models: synthetic data, the paper's two stages, and one before them for small models."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from cope_model.presets import Geometry
-from cope_training.annotations import Clip
 from cope_training.packing import Prompts, Tree
 from cope_training.primitives import CachedVideo
+from cope_training.qa import Clip
 from cope_training.questions import TYPES, Question, flip
 from cope_training.views import Shown, View, show
 
@@ -52,11 +52,10 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
-        moved = {
-            field.name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-            for field in fields(self)
-            for value in (getattr(self, field.name),)
-        }
+        moved: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in moved.items():
+            if isinstance(value, Tensor):
+                moved[name] = value.to(device, non_blocking=True)
         return Batch(**moved)
 
     def __len__(self) -> int:
@@ -124,7 +123,7 @@ class Mixture:
         if self.questions < 1:
             raise ValueError(f"questions must be at least 1, not {self.questions}")
         if min(self.zeroed, self.without) < 0 or self.zeroed + self.without >= 1:
-            raise ValueError(f"zeroed ({self.zeroed}) and without ({self.without}) must be shares that leave some clips")
+            raise ValueError(f"zeroed ({self.zeroed}) and without ({self.without}) must leave some clips whole")
 
 
 class QuestionBatches(torch.utils.data.Dataset[Batch]):
@@ -184,7 +183,9 @@ class QuestionBatches(torch.utils.data.Dataset[Batch]):
         deltas: Any = "on"
         if fate < mixture.zeroed:
             deltas = "zeroed"
-            easy = [question for question in questions if not question.type or TYPES[question.type].group == "appearance"]
+            easy = [
+                question for question in questions if not question.type or TYPES[question.type].group == "appearance"
+            ]
             # Nobody can answer the others; asking them would only teach the model to guess.
             questions = easy or questions
         elif fate < mixture.zeroed + mixture.without:

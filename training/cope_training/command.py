@@ -77,7 +77,11 @@ def _settings(arguments: argparse.Namespace) -> Any:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", type=Path, nargs="+", required=True, help="folders with annotations.json, or files in LLaVA-Video's JSON"
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="folders with annotations.json, or LLaVA-Video's JSON",
     )
     parser.add_argument("--cache", type=Path, help="folder for extracted primitives (default: beside the first data)")
     parser.add_argument("--fps", type=float, default=1.0, help="slots per second (default 1)")
@@ -133,7 +137,7 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
         metavar="PART=X",
         help="share of the learning rate of vision, projector, delta or language; 0 freezes it (default 1 each)",
     )
-    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of stored weights")
+    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
     _add_loop(parser, steps=3000, lr=1e-3, batch=32, warmup=150)
 
 
@@ -146,10 +150,13 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, help="folder for extracted primitives (default: beside the first data)")
     parser.add_argument("--limit", type=int, help="questions per type at most (default all)")
     parser.add_argument(
-        "--rows", default="all", metavar="R,...", help=f"what to measure beside the model itself: all, none, {', '.join(ROWS)}"
+        "--rows",
+        default="all",
+        metavar="R,...",
+        help=f"what else to measure: all, none, {', '.join(ROWS)}",
     )
-    parser.add_argument("--no-pretrain", type=Path, metavar="MODEL", help="a model trained without stage 1, to compare")
-    parser.add_argument("--pretrained", type=Path, metavar="RUN", help="folder of a stage 1 run, for next-frame retrieval")
+    parser.add_argument("--no-pretrain", type=Path, metavar="MODEL", help="a model trained without stage 1")
+    parser.add_argument("--pretrained", type=Path, metavar="RUN", help="stage 1's folder, for next-frame retrieval")
     parser.add_argument("--server", metavar="URL", help="ask a running server too, for the headline rows")
     parser.add_argument("--batch", type=int, default=16, help="clips at once (default 16)")
     _workers(parser)
@@ -216,7 +223,7 @@ def _eval(arguments: argparse.Namespace) -> None:
         arguments.model,
         arguments.data,
         _cache(arguments),
-        rows=arguments.rows,
+        rows_text=arguments.rows,
         limit=arguments.limit,
         batch=arguments.batch,
         workers=arguments.workers,

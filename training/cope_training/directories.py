@@ -21,6 +21,17 @@ _WEIGHTS = "*.safetensors*"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def video_token(config: CoPEConfig) -> int:
+    """The placeholder that stands for a video.
+
+    Raises:
+        ValueError: the configuration names none.
+    """
+    if config.video_token_id is None:
+        raise ValueError("config.json names no video_token_id")
+    return int(config.video_token_id)
+
+
 def fresh(preset: str, seed: int) -> CoPEModel:
     """A model of a preset with weights to begin training with.
 
@@ -90,7 +101,9 @@ def save(model: CoPEModel, source: Path | str, directory: Path, *, dtype: str = 
         else:
             ignore = shutil.ignore_patterns(_WEIGHTS, "training.json", "README.md")
             shutil.copytree(source, building, dirs_exist_ok=True, ignore=ignore)
-        state = {name: tensor.detach().cpu().to(_DTYPES[dtype]).contiguous() for name, tensor in model.state_dict().items()}
+        state = {
+            name: tensor.detach().cpu().to(_DTYPES[dtype]).contiguous() for name, tensor in model.state_dict().items()
+        }
         if model.config.text_config.tie_word_embeddings:
             state.pop("lm_head.weight")
         save_file(state, building / "model.safetensors", metadata={"format": "pt"})
@@ -103,5 +116,3 @@ def save(model: CoPEModel, source: Path | str, directory: Path, *, dtype: str = 
         building.rename(directory)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-
-

@@ -101,7 +101,7 @@ class Group:
 def bf16_pays(device: torch.device) -> bool:
     """Whether a device computes in bfloat16, instead of only imitating it."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -236,9 +236,7 @@ def _resume(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer
     return list(state["losses"])
 
 
-def _save(
-    folder: Path, objective: nn.Module, optimizer: Any, settings: Settings, losses: Sequence[float]
-) -> None:
+def _save(folder: Path, objective: nn.Module, optimizer: Any, settings: Settings, losses: Sequence[float]) -> None:
     """Write the state so that a kill at any moment leaves the old one or the new one."""
     state = {
         "settings": settings.defining(),
@@ -291,5 +289,3 @@ class _Log:
         for name, value in means.items():
             self._board.add_scalar(name, value, step)
         self._sums, self._count = {}, 0
-
-

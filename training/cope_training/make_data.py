@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cope_codec import samples
-from cope_training import annotations, jobs
+from cope_training import jobs, qa
 from cope_training.files import read_json, write_json, write_whole
 from cope_training.render import Renderer
 from cope_training.stories import SECONDS, invent
@@ -89,7 +89,7 @@ def encode_clip(seed: int, number: int, held_out: bool) -> tuple[str, bytes, lis
         options=options,
     )
     name = f"clips/{number // 1000:03d}/{number:06d}-{story.kind}.{container}"
-    rows = annotations.records(name, story.questions)
+    rows = qa.records(name, story.questions)
     for row in rows:
         row |= {"clip": story.kind, "codec": {"libx264": "h264", "libx265": "hevc"}.get(str(codec), str(codec))}
     return name, data, rows
@@ -137,6 +137,6 @@ def make(folder: Path, recipe: Recipe, workers: int) -> Path:
     missing = [block for block in blocks if not block.done.exists()]
     for _ in jobs.run(_make, missing, workers, "clips", unit="clips", per_job=_BLOCK):
         pass
-    path = folder / annotations.FILE_NAME
-    annotations.write(path, [row for block in blocks for row in read_json(block.done)])
+    path = folder / qa.FILE_NAME
+    qa.write(path, [row for block in blocks for row in read_json(block.done)])
     return path

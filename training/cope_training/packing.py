@@ -1,6 +1,6 @@
 """Several questions about one video in one sequence: a tree of segments, each of which sees only its ancestors.
 
-The video is encoded once. A question sees the video and itself; when options are scored, each of them sees its question.
+The video is encoded once. A question sees the video and itself; when options are scored, each sees its question.
 To the language model every branch looks as if it stood alone: positions go on from the parent's end.
 """
 
@@ -76,8 +76,8 @@ class Tree:
             sees[number, list(seen)] = True
         segments = np.array(self.segments)
         length = len(segments)
-        allowed: npt.NDArray[np.bool_] = sees[segments[:, None], segments[None, :]]
-        return allowed & np.tri(length, dtype=bool)
+        allowed: npt.NDArray[np.bool_] = sees[segments[:, None], segments[None, :]] & np.tri(length, dtype=bool)
+        return allowed
 
 
 class Prompts:

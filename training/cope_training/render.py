@@ -53,7 +53,9 @@ def _draw(texture, tint, contrast, camera, things, colours, out, owner):  # type
             x1, y1 = (x0 + 1) & wrap, (y0 + 1) & wrap
             a, b, c, d = (1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v
             for k in range(3):
-                value = texture[y0, x0, k] * a + texture[y0, x1, k] * b + texture[y1, x0, k] * c + texture[y1, x1, k] * d
+                value = (
+                    texture[y0, x0, k] * a + texture[y0, x1, k] * b + texture[y1, x0, k] * c + texture[y1, x1, k] * d
+                )
                 out[i, j, k] = tint[k] + (value - 0.5) * contrast
             owner[i, j] = -1
             for n in range(things.shape[0]):
@@ -90,7 +92,9 @@ class Renderer:
         random = np.random.default_rng(scene.texture_seed + 1)
         self._grain = random.normal(0.0, scene.grain, (height + _GRAIN, width + _GRAIN, 1)).astype(np.float32)
         self._tint = np.array(scene.tint, np.float64)
-        self._colours = np.array([_rgb(COLOURS[thing.colour] + thing.hue_shift) for thing in scene.things]).reshape(-1, 3)
+        self._colours = np.array([_rgb(COLOURS[thing.colour] + thing.hue_shift) for thing in scene.things]).reshape(
+            -1, 3
+        )
 
     def draw(self, t: float) -> tuple[Picture, npt.NDArray[np.int32]]:
         """The picture at time `t` (s), uint8 (H, W, 3) RGB, and int32 (H, W): index of the thing seen there, or -1."""
@@ -98,7 +102,9 @@ class Renderer:
         out = np.empty((*self._size, 3), np.float32)
         owner = np.empty(self._size, np.int32)
         roll = scene.roll * t
-        camera = np.array([scene.pan[0] * t, scene.pan[1] * t, math.exp(scene.zoom * t), math.cos(roll), math.sin(roll)])
+        camera = np.array(
+            [scene.pan[0] * t, scene.pan[1] * t, math.exp(scene.zoom * t), math.cos(roll), math.sin(roll)]
+        )
         seen = [n for n, thing in enumerate(scene.things) if thing.from_s <= t < thing.until_s]
         rows = np.zeros((len(seen), _THING))
         for row, n in zip(rows, seen, strict=True):
@@ -139,12 +145,14 @@ def patch_labels(scene: Scene, owner: npt.NDArray[np.int32], patch: int) -> npt.
     """
     colours = list(COLOURS)
     table = np.array(
-        [(colours.index(thing.colour) + 1, SHAPES.index(thing.shape) + 1) for thing in scene.things] + [(0, 0)], np.int64
+        [(colours.index(thing.colour) + 1, SHAPES.index(thing.shape) + 1) for thing in scene.things] + [(0, 0)],
+        np.int64,
     )
     g = owner.shape[0] // patch
     blocks = owner[: g * patch, : g * patch].reshape(g, patch, g, patch).transpose(0, 2, 1, 3).reshape(g * g, -1)
     counts = np.stack([(blocks == n).sum(1) for n in (*range(len(scene.things)), -1)])
-    return table[counts.argmax(0)]
+    labels: npt.NDArray[np.int64] = table[counts.argmax(0)]
+    return labels
 
 
 assert REFERENCE_PX == 128  # `_draw` has the number built in

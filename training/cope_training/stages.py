@@ -13,11 +13,12 @@ from transformers import AutoTokenizer
 
 from cope_codec.options import VideoOptions
 from cope_model.reference import CoPEModel
-from cope_training import annotations, directories, finetune, jobs, loop, primitives
-from cope_training.annotations import Clip
+from cope_training import directories, finetune, jobs, loop, primitives, qa
 from cope_training.batches import Mixture, QuestionBatches
+from cope_training.files import read_json
 from cope_training.packing import Prompts
 from cope_training.pretrain import NextFrame, PairBatches
+from cope_training.qa import Clip
 from cope_training.vision import Labelling, PictureBatches
 
 MODEL = "model"  # the directory of a stage's result, within its folder
@@ -32,7 +33,7 @@ def open_data(
     Raises:
         ValueError: no question, or not one usable video.
     """
-    clips = annotations.read(data)
+    clips = qa.read(data)
     found = primitives.build(
         cache, [clip.path for clip in clips], [clip.name for clip in clips], options=options, side=side, workers=workers
     )
@@ -159,14 +160,15 @@ def tune(
     accelerator = loop.make_accelerator(settings)
     model = directories.load(source, missing_delta=True, seed=settings.seed)
     config = model.config
+    video_token = directories.video_token(config)
     with accelerator.main_process_first():
         clips, found = open_data(data, cache, side=config.geometry.side, options=options, workers=workers)
     batches = QuestionBatches(
         clips,
         found.videos,
-        prompts=Prompts(AutoTokenizer.from_pretrained(source), config.video_token_id),
+        prompts=Prompts(AutoTokenizer.from_pretrained(source), video_token),
         geometry=config.geometry,
-        video_token=config.video_token_id,
+        video_token=video_token,
         mixture=mixture,
         size=settings.batch,
         seed=settings.seed,
@@ -211,4 +213,4 @@ def load_next_frame(model: CoPEModel, path: Path) -> NextFrame:
 def _facts(source: Path) -> dict[str, Any]:
     """How the model that a stage begins with was made."""
     path = source / "training.json"
-    return dict(annotations.read_json(path)) if path.is_file() else {}
+    return dict(read_json(path)) if path.is_file() else {}

@@ -83,7 +83,9 @@ class _Draft:
     camera: dict[str, object] = field(default_factory=dict)
     questions: list[Question] = field(default_factory=list)
 
-    def ask(self, type_: str, answer: str, *, options: Sequence[str] = (), among: Sequence[str] = (), **fields: str) -> None:
+    def ask(
+        self, type_: str, answer: str, *, options: Sequence[str] = (), among: Sequence[str] = (), **fields: str
+    ) -> None:
         """Add a question in one of its wordings."""
         kind = TYPES[type_]
         templates = kind.held_out if self.held_out else kind.training
@@ -117,7 +119,9 @@ class _Draft:
         colour = self.deck.deal("colour", tuple(COLOURS))
         shape = self.deck.deal("shape", SHAPES)
         off = self.start.uniform(10, 34 - 20 * reach)
-        thing = self.thing(colour, _MIDDLE + (off if side == "right" else -off), self.start.uniform(34, 94), shape=shape)
+        thing = self.thing(
+            colour, _MIDDLE + (off if side == "right" else -off), self.start.uniform(34, 94), shape=shape
+        )
         self.things.append(thing)
         self.ask("colour", colour, among=(colour,), the="the object")
         self.ask("shape", shape, among=(shape,), the="the object")
@@ -354,7 +358,12 @@ def schedule(held_out: bool) -> tuple[str, ...]:
 
 
 def invent(
-    seed: int, number: int, *, held_out: bool = False, kind: str | None = None, forced: Mapping[str, object] | None = None
+    seed: int,
+    number: int,
+    *,
+    held_out: bool = False,
+    kind: str | None = None,
+    forced: Mapping[str, object] | None = None,
 ) -> Story:
     """Invent a clip; the same arguments give the same clip.
 

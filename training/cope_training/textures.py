@@ -76,7 +76,8 @@ def _blotches(random: np.random.Generator) -> Texture:
 
 def _cobbles(random: np.random.Generator) -> Texture:
     owner = _nearest((random.random((90, 2)) * SIDE).astype(np.float32), SIDE)
-    return random.random((90, 3), np.float32)[owner] * np.float32(0.7) + _layers(random, (48, 0.3))
+    stones: Texture = random.random((90, 3), np.float32)[owner] * np.float32(0.7)
+    return stones + _layers(random, (48, 0.3))
 
 
 def _marble(random: np.random.Generator) -> Texture:
