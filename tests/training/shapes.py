@@ -22,7 +22,7 @@ def small_preset() -> Preset:
     return Preset(
         name="small",
         geometry=Geometry(side=SIDE, patch=16, queries=2),
-        delta=DeltaSettings(side=SIDE, output_width=32, width=32, layers=1, heads=2, queries=2, trunk_width=4),
+        delta=DeltaSettings(side=SIDE, output_width=32, width=32, layers=1, heads=2, queries=2, trunk_width=8),
         vision=vision,
         text=text,
         vision_feature_layer=-1,
