@@ -39,5 +39,5 @@ def test_answers_over_http_are_the_references_words(server: Server, tmp_path: Pa
 def test_a_server_that_is_not_there_is_named() -> None:
     from cope_training import over_http
 
-    with pytest.raises(ValueError, match="no server with a model answers at http://127.0.0.1:9"):
+    with pytest.raises(ValueError, match=r"no server with a model answers at http://127\.0\.0\.1:9"):
         over_http.answer("http://127.0.0.1:9", [], {})

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from training.shapes import write_small
+from small_model import write_small
 
 from cope_server.cli import main
 from cope_training import directories

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training.shapes import SIDE, write_small
+from small_model import SIDE, write_small
 from transformers import AutoTokenizer
 
 import cope_codec
@@ -45,7 +45,12 @@ def test_packed_answers_are_as_likely_as_the_reference_finds_them_one_by_one(
     config = reference.model.config
     clips = [clip for clip in qa.read([data]) if cope_codec.open(clip.path).plan.mode == "native"][:2]
     cache = primitives.build(
-        tmp_path / "cache", [c.path for c in clips], [c.name for c in clips], options=VideoOptions(), side=SIDE, workers=1
+        tmp_path / "cache",
+        [c.path for c in clips],
+        [c.name for c in clips],
+        options=VideoOptions(),
+        side=SIDE,
+        workers=1,
     )
     prompts = Prompts(tokenizer, config.video_token_id)
     trees, shown = [], []
@@ -62,7 +67,9 @@ def test_packed_answers_are_as_likely_as_the_reference_finds_them_one_by_one(
     alone = []
     with torch.inference_mode():
         for clip in clips:
-            visual = reference.model.embed_gops(list(cope_codec.open(clip.path, keyframes_per_gop=keyframes).gops(SIDE)))
+            visual = reference.model.embed_gops(
+                list(cope_codec.open(clip.path, keyframes_per_gop=keyframes).gops(SIDE))
+            )
             for question in clip.questions:
                 before, after = prompts.question(question.text)
                 for option in question.options:

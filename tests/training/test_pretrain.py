@@ -1,6 +1,6 @@
 import numpy as np
 import torch
-from training.shapes import SIDE, randomised, small_preset
+from small_model import SIDE, randomised, small_preset
 
 from cope_model.checkpoint import make_config
 from cope_model.reference import CoPEModel

@@ -20,7 +20,9 @@ def test_a_mirrored_clip_obeys_equation_1_and_its_residual_is_the_mirrored_one(g
     plain, shown = show(gop, View()), show(gop, View(flip_x=x, flip_y=y))
     mirrored = mirror(gop.pictures, gop.motion, x=x, y=y)[0]
     for p in range(7):
-        assert np.array_equal(warp(np.ascontiguousarray(mirrored[p]), shown.motion[p]) + shown.residual[p], mirrored[p + 1])
+        assert np.array_equal(
+            warp(np.ascontiguousarray(mirrored[p]), shown.motion[p]) + shown.residual[p], mirrored[p + 1]
+        )
     axes = [axis for axis, wanted in ((2, x), (1, y)) if wanted]
     assert np.array_equal(shown.residual, np.flip(plain.residual, axes))
 

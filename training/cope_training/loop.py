@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -111,10 +111,9 @@ def bf16_pays(device: torch.device) -> bool:
 
 def make_accelerator(settings: Settings) -> Accelerator:
     """Accelerate's view of the machine: one device or several, and the precision."""
-    bare = Accelerator()
     wanted = settings.precision
     if wanted == "auto":
-        wanted = "bf16" if bf16_pays(bare.device) else "no"
+        wanted = "bf16" if bf16_pays(PartialState().device) else "no"
     # A batch without P slots leaves the delta-encoder without a gradient.
     several = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(

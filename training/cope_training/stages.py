@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from cope_codec import I_SLOT, P_SLOT
 from cope_codec.options import VideoOptions
+from cope_model.presets import Geometry
 from cope_model.reference import CoPEModel
 from cope_training import directories, finetune, jobs, loop, primitives, qa
 from cope_training.batches import Mixture, QuestionBatches
@@ -19,10 +21,12 @@ from cope_training.files import read_json
 from cope_training.packing import Prompts
 from cope_training.pretrain import NextFrame, PairBatches
 from cope_training.qa import Clip
+from cope_training.views import layout_of
 from cope_training.vision import Labelling, PictureBatches
 
 MODEL = "model"  # the directory of a stage's result, within its folder
 NEXT_FRAME = "next_frame.safetensors"
+_TEXT_TOKENS = 512  # of a context, kept for questions and answers
 
 
 def open_data(
@@ -37,11 +41,42 @@ def open_data(
     found = primitives.build(
         cache, [clip.path for clip in clips], [clip.name for clip in clips], options=options, side=side, workers=workers
     )
-    for name, reason in found.skipped:
-        jobs.stderr.print(f"skipped {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
-    if found.skipped:
-        jobs.stderr.print(f"skipped {len(found.skipped)} of {len(clips)} videos")
+    _name(found.skipped, len(clips))
     return clips, found
+
+
+def without_long(found: primitives.Cache, geometry: Geometry, keyframes: int, context: int) -> primitives.Cache:
+    """Leave out videos that a model's context cannot hold; says which.
+
+    Args:
+        found: all videos.
+        geometry: the model's token account.
+        keyframes: the most per GOP that a video is shown with.
+        context: positions of the language model.
+
+    Raises:
+        ValueError: none is left.
+    """
+    most = context - _TEXT_TOKENS
+    videos: list[primitives.CachedVideo | None] = []
+    long: list[tuple[str, str]] = []
+    for video in found.videos:
+        layouts = [layout_of(layout, keyframes) for layout in video.layouts] if video else []
+        tokens = sum(geometry.tokens(layout.count(I_SLOT), layout.count(P_SLOT)) for layout in layouts)
+        if video and tokens > most:
+            long.append((video.name, f"{tokens} visual tokens are too many for a context of {context}; see --max-gops"))
+        videos.append(video if tokens <= most else None)
+    _name(long, len(videos))
+    if all(video is None for video in videos):
+        raise ValueError(f"none of the {len(videos)} videos fits into the model's context; {long[0][0]}: {long[0][1]}")
+    return primitives.Cache(tuple(videos), (*found.skipped, *long))
+
+
+def _name(skipped: Sequence[tuple[str, str]], total: int) -> None:
+    for name, reason in skipped:
+        jobs.stderr.print(f"skipped {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    if skipped:
+        jobs.stderr.print(f"skipped {len(skipped)} of {total} videos")
 
 
 def train_vision(preset: str, out: Path, settings: loop.Settings, *, stop_at: int | None = None) -> list[float]:
@@ -163,6 +198,8 @@ def tune(
     video_token = directories.video_token(config)
     with accelerator.main_process_first():
         clips, found = open_data(data, cache, side=config.geometry.side, options=options, workers=workers)
+    context = config.text_config.max_position_embeddings
+    found = without_long(found, config.geometry, max(mixture.keyframes), context)
     batches = QuestionBatches(
         clips,
         found.videos,
