@@ -17,7 +17,7 @@ BATCH=${BATCH:-32}
 SEED=${SEED:-0}
 
 # scaled N LEAST: N times SCALE, but at least LEAST.
-scaled() { awk -v n="$1" -v least="$2" -v s="$SCALE" 'BEGIN { x = int(n * s + 0.5); print x > least ? x : least }'; }
+scaled() { awk -v n="$1" -v least="$2" -v s="$SCALE" 'BEGIN { x = int(n * s + 0.5); print (x > least ? x : least) }'; }
 
 # A stage is done when its result is there; its own state tells an unfinished one where to go on.
 train() {
