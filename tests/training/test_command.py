@@ -35,9 +35,12 @@ def test_the_whole_script_runs_at_a_hundredth_of_its_size_and_every_loss_falls(t
     command = [ROOT / "training" / "runs" / "cope_tiny.sh", tmp_path]
     result = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
-    for stage in ("vision", "pretrain", "finetune"):
+    for stage in ("vision", "finetune"):
         losses = torch.load(tmp_path / stage / "state.pt", weights_only=True)["losses"]
         assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), (stage, losses)
+    # How much there is to predict differs from batch to batch, so stage 1 is compared with repeating the frame before.
+    first, last = (row["of_copying"] for row in log(tmp_path / "pretrain"))
+    assert last < first
     report = json.loads((tmp_path / "eval.json").read_text())
     fields = "motion_acc appearance_acc binding_acc by_type chance delta_zeroed i_only motion_tokens_only"
     fields += " residual_tokens_only by_keyframes native transcode retrieval"

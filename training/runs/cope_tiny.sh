@@ -32,7 +32,7 @@ $COPE train make-data "$OUT/held-out" --clips "$(scaled 3612 24)" --seed "$SEED"
 
 train vision "$OUT/vision" --preset tiny --steps "$(scaled 1200 10)" --batch "$BATCH" --lr 1.5e-3 --warmup "$(scaled 50 2)"
 train pretrain "$OUT/pretrain" --model "$OUT/vision/model" --data "$OUT/data" \
-  --steps "$(scaled 600 6)" --batch "$BATCH" --lr 1e-3 --warmup "$(scaled 50 2)"
+  --steps "$(scaled 600 20)" --batch "$BATCH" --lr 1e-3 --warmup "$(scaled 50 2)"
 # Mostly one keyframe per GOP, where delta-tokens have most to say; two and four so that every setting works.
 finetune() {
   train finetune "$1" --model "$2" --data "$OUT/data" --keyframes 1,1,2,4 --part-lr vision=0 --lr 1e-3 \
