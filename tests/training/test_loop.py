@@ -61,7 +61,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path: Path) ->
     loss, _ = large(torch.cat([Numbers()[n] for n in range(3)]))
     loss.backward()
     torch.optim.AdamW(large.parameters(), lr=0.1, betas=(0.9, 0.98), weight_decay=0).step()
-    assert losses == pytest.approx([float(loss)])
+    assert losses == pytest.approx([loss.item()])
     torch.testing.assert_close(fit.line.weight, large.line.weight)
 
 
