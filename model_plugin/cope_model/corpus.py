@@ -15,6 +15,12 @@ _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight"
 _VERBS = ("moves", "rolls", "slides", "turns", "rotates", "jumps", "falls", "rises", "stops", "appears", "disappears")
 _ADVERBS = ("slowly", "quickly", "early", "late", "first", "last", "twice", "again", "suddenly", "steadily")
 _PLACES = ("on the left", "on the right", "at the top", "at the bottom", "in the middle", "in the corner")
+# Answers begin without a space, so the same words inside of sentences teach nothing about them.
+_ANSWERS = (
+    "left right up down nowhere in out clockwise counterclockwise early late slow fast grows shrinks appears "
+    "disappears one two three yes no circle square triangle cross red yellow green cyan blue purple"
+).split()
+_REPEATED = 40  # times: often enough that each becomes one token
 
 
 def sentences() -> Iterator[str]:
@@ -32,3 +38,5 @@ def sentences() -> Iterator[str]:
         yield f"There are {number} {shape}s."
     for count in range(101):
         yield f"After {count} seconds. The answer is {count}."
+    for _ in range(_REPEATED):
+        yield from _ANSWERS

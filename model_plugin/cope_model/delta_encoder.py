@@ -186,7 +186,8 @@ class ResidualBranch(nn.Module):
 
     def forward(self, residual: Tensor) -> Tensor:
         """Tokens of a residual in -1..1."""
-        features = self.trunk(residual.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+        # Contiguous: with channels last, oneDNN's backward pass corrupts memory where the trunk is 4 channels wide.
+        features = self.trunk(residual.permute(0, 3, 1, 2).contiguous()).flatten(2).transpose(1, 2)
         out: Tensor = self.transformer(self.project(features))
         return out
 

@@ -18,6 +18,7 @@ _COMMANDS = {
     "extract": ("cope_server.commands.extract", "codec primitives of a video: summary, arrays, picture"),
     "convert": ("cope_server.commands.convert", "join a base model and a delta-encoder, or take it out again"),
     "bench": ("cope_server.commands.bench", "measure"),
+    "train": ("cope_training.command", "synthetic data, training, evaluation"),
     "sample": ("cope_server.commands.sample", "write a clip with motion to try things on"),
 }
 _EXIT_USAGE = 2
@@ -67,10 +68,12 @@ def run(command: object, arguments: argparse.Namespace) -> int:
 
 _HINTS = {
     "av": "pip install 'cope-serve[codec]'",
+    "accelerate": "pip install 'cope-serve[training]'",
     "numba": "pip install 'cope-serve[codec]'",
     "numpy": "pip install 'cope-serve[codec]'",
     "pebble": "pip install 'cope-serve[codec]'",
     "ray": "pip install 'cope-serve[ray]'",
+    "tensorboard": "pip install 'cope-serve[training]'",
     "matplotlib": "pip install 'cope-serve[plot]'",
     "vllm": "run `make setup`, or pip install 'cope-serve[engine]' on a machine with a GPU",
     "torch": "run `make setup`, or pip install 'cope-serve[engine]' on a machine with a GPU",

@@ -1,0 +1,112 @@
+"""`cope train` as users call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small_model import write_small
+
+from cope_server.cli import main
+from cope_training import directories
+
+ROOT = Path(__file__).parents[2]
+
+
+def log(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.timeout(900)
+def test_the_whole_script_runs_at_a_hundredth_of_its_size_and_every_loss_falls(tmp_path: Path) -> None:
+    """Data, all three stages and evaluation, with 100 clips: a tenth would take longer than all other tests."""
+    variables = {
+        "COPE": f"{sys.executable} -m cope_server.cli",
+        "SCALE": "0.01",
+        "BATCH": "8",
+        "LIMIT": "2",
+        "PATH": os.environ["PATH"],
+    }
+    command = [ROOT / "training" / "runs" / "cope_tiny.sh", tmp_path]
+    result = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for stage in ("vision", "finetune"):
+        losses = torch.load(tmp_path / stage / "state.pt", weights_only=True)["losses"]
+        assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), (stage, losses)
+    # How much there is to predict differs from batch to batch, so stage 1 is compared with repeating the frame before.
+    first, last = (row["of_copying"] for row in log(tmp_path / "pretrain"))
+    assert last < first
+    report = json.loads((tmp_path / "eval.json").read_text())
+    fields = "motion_acc appearance_acc binding_acc by_type chance delta_zeroed i_only motion_tokens_only"
+    fields += " residual_tokens_only by_keyframes native transcode retrieval"
+    assert set(fields.split()) <= set(report)
+    assert all(0 <= row["acc"] <= 100 and row["questions"] == 2 for row in report["by_type"].values())
+    assert len(report["by_type"]) == 19
+    assert set(report["by_keyframes"]) == {"1", "2", "4"}
+    weights = tmp_path / "finetune" / "model" / "model.safetensors"
+    assert weights.stat().st_size < 24e6
+    assert directories.load(weights.parent).config.geometry.i_tokens == 72
+
+
+def tune(data: Path, model: Path, out: Path, *more: str) -> int:
+    words = ["train", "finetune", "--model", str(model), "--data", str(data), "--out", str(out), "--workers", "1"]
+    settings = ["--steps", "6", "--batch", "2", "--warmup", "2", "--save-every", "2", "--log-every", "1"]
+    return main([*words, *settings, "--keyframes", "1,4", *more])
+
+
+def test_fine_tuning_resumes_after_a_kill_with_the_same_loss_curve(data: Path, tmp_path: Path) -> None:
+    model = write_small(tmp_path)
+    assert tune(data, model, tmp_path / "whole", "--cache", str(tmp_path / "cache")) == 0
+
+    from cope_codec import VideoOptions
+    from cope_training import loop, stages
+    from cope_training.batches import Mixture
+
+    settings = loop.Settings(steps=6, batch=2, warmup=2, save_every=2, log_every=1)
+    stages.tune(
+        model,
+        [data],
+        tmp_path / "cache",
+        tmp_path / "killed",
+        settings,
+        options=VideoOptions(),
+        mixture=Mixture(keyframes=(1, 4)),
+        scales={},
+        workers=1,
+        stop_at=5,  # the last state is of step 4
+    )
+    assert not (tmp_path / "killed" / "model").exists()
+    assert tune(data, model, tmp_path / "killed", "--cache", str(tmp_path / "cache")) == 0
+    whole, killed = log(tmp_path / "whole"), log(tmp_path / "killed")
+    assert [row["loss"] for row in killed] == pytest.approx([row["loss"] for row in whole], rel=1e-5)
+
+
+def test_frozen_parts_stay_as_they_are(data: Path, tmp_path: Path) -> None:
+    model = write_small(tmp_path)
+    frozen = ["--part-lr", "vision=0", "--part-lr", "language=0", "--cache", str(tmp_path / "cache")]
+    assert tune(data, model, tmp_path / "run", *frozen) == 0
+    before, after = (directories.load(folder).state_dict() for folder in (model, tmp_path / "run" / "model"))
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert changed
+    assert all("delta_encoder" in name or "projector" in name or "newline" in name for name in changed), changed
+
+
+def test_mistakes_end_in_one_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_small(tmp_path)
+    for words, message in (
+        (["--part-lr", "head=0"], "no part is called 'head'"),
+        (["--part-lr", "vision"], "part-lr must look like vision=0.1, not 'vision'"),
+        (["--keyframes", "9"], "keyframes must be numbers from 1 to 8"),
+        (["--lr", "0"], "lr must be above 0, not 0.0"),
+    ):
+        assert tune(data, model, tmp_path / "out", *words) == 2
+        assert message in capsys.readouterr().err
+    assert tune(data, tmp_path / "nowhere", tmp_path / "out") == 2
+    assert "config.json is missing" in capsys.readouterr().err
+    assert main(["train", "make-data", str(tmp_path / "data"), "--clips", "0"]) == 2
+    assert "clips must be at least 1, not 0" in capsys.readouterr().err

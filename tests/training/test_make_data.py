@@ -1,0 +1,75 @@
+import json
+from pathlib import Path
+
+import pytest
+
+import cope_codec
+from cope_training import make_data, qa
+
+
+def test_a_clip_is_the_same_bytes_every_time() -> None:
+    for number in range(6):
+        assert make_data.encode_clip(2, number, False) == make_data.encode_clip(2, number, False)
+    assert make_data.encode_clip(2, 0, False)[1] != make_data.encode_clip(2, 0, True)[1]
+
+
+def test_records_are_in_llava_videos_format(data: Path) -> None:
+    rows = json.loads((data / "annotations.json").read_text())
+    assert len({row["id"] for row in rows}) == len(rows)
+    for row in rows:
+        human, gpt = row["conversations"]
+        assert (human["from"], gpt["from"]) == ("human", "gpt")
+        assert human["value"].startswith("<image>\n")
+        assert gpt["value"] in row["options"]
+        assert (data / row["video"]).is_file()
+    clips = qa.read([data])
+    assert len(clips) == 24
+    assert sum(len(clip.questions) for clip in clips) == len(rows)
+
+
+def test_clips_are_real_files_of_several_codecs_with_eight_slots(data: Path) -> None:
+    codecs = set()
+    for clip in qa.read([data]):
+        video = cope_codec.open(clip.path)
+        codecs.add(video.info.codec)
+        assert [len(gop.slots) for gop in video.plan.gops] == [8]
+    assert {"h264", "mpeg4"} <= codecs
+
+
+def test_a_killed_run_goes_on_and_another_recipe_is_refused(tmp_path: Path) -> None:
+    recipe = make_data.Recipe(clips=34, seed=1, held_out=True)
+    make_data.make(tmp_path, recipe, workers=1)
+    whole = (tmp_path / "annotations.json").read_bytes()
+    # As a kill would leave it: one block is there, the other is not.
+    (tmp_path / "blocks" / "00001.json").unlink()
+    (tmp_path / "annotations.json").unlink()
+    first = next((tmp_path / "clips").rglob("000000-*"))
+    before = first.stat().st_mtime_ns
+    make_data.make(tmp_path, recipe, workers=1)
+    assert (tmp_path / "annotations.json").read_bytes() == whole
+    assert first.stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="seed 1, not 2"):
+        make_data.make(tmp_path, make_data.Recipe(clips=34, seed=2, held_out=True), workers=1)
+
+
+def test_annotations_from_elsewhere_are_read_and_bad_ones_named(tmp_path: Path) -> None:
+    turns = [
+        {"from": "human", "value": "<image>\nWho is it?"},
+        {"from": "gpt", "value": "A cat."},
+        {"from": "human", "value": "What does it do?"},
+        {"from": "gpt", "value": "It sleeps."},
+    ]
+    path = tmp_path / "llava.json"
+    path.write_text(json.dumps([{"id": "1", "video": "a/b.mp4", "conversations": turns, "type": "open"}]))
+    (clip,) = qa.read([path])
+    assert clip.path == tmp_path / "a/b.mp4"
+    assert [(q.text, q.answer, q.type) for q in clip.questions] == [
+        ("Who is it?", "A cat.", ""),
+        ("What does it do?", "It sleeps.", ""),
+    ]
+    path.write_text(json.dumps([{"id": "1", "conversations": turns}]))
+    with pytest.raises(ValueError, match="record 0 lacks 'video'"):
+        qa.read([path])
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="no question"):
+        qa.read([path])

@@ -1,0 +1,222 @@
+"""`cope train eval`: a model on held-out questions, with ablations, baselines, retrieval and the way over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoTokenizer
+
+from cope_codec.options import VideoOptions
+from cope_model.reference import CoPEModel
+from cope_training import answering, directories, over_http, retrieval, rows, scores, stages
+from cope_training.answering import Pair
+from cope_training.packing import Prompts
+from cope_training.scores import Answered
+from cope_training.views import Deltas, View
+
+_DELTAS: dict[str, Deltas] = {
+    "delta_zeroed": "zeroed",
+    "i_only": "none",
+    "motion_tokens_only": "motion",
+    "residual_tokens_only": "residual",
+}
+_WITH_AND_WITHOUT: dict[str, Deltas] = {"i_and_delta": "on", "i_only": "none"}
+
+
+class Evaluation:
+    """A model and held-out clips.
+
+    Args:
+        directory: of the model.
+        data: annotation files or folders.
+        cache: of primitives.
+        limit: questions per type at most.
+        batch: clips at once.
+        workers: processes that extract.
+
+    Raises:
+        ValueError: the model or the data cannot be used.
+    """
+
+    def __init__(
+        self, directory: Path, data: Sequence[Path], cache: Path, *, limit: int | None, batch: int, workers: int
+    ) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = directories.load(directory).to(self.device).eval()
+        self._data, self._cache, self._batch, self._workers = data, cache, batch, workers
+        self._limit = limit
+        config = self.model.config
+        self._side = config.geometry.side
+        self._prompts = Prompts(AutoTokenizer.from_pretrained(directory), directories.video_token(config))
+        self.pairs = self._open(VideoOptions())
+
+    def _open(self, options: VideoOptions) -> list[Pair]:
+        clips, found = stages.open_data(
+            self._data, self._cache, side=self._side, options=options, workers=self._workers
+        )
+        pairs = [
+            (replace(clip, questions=tuple(q for q in clip.questions if q.options)), video)
+            for clip, video in zip(clips, found.videos, strict=True)
+            if video is not None
+        ]
+        kept = limited(pairs, self._limit)
+        if not kept:
+            raise ValueError("no held-out question has options to choose from")
+        return kept
+
+    def answer(
+        self, view: View, description: str, *, pairs: Sequence[Pair] | None = None, model: CoPEModel | None = None
+    ) -> list[Answered]:
+        """Answer the questions under a view; see `answering.answer`."""
+        return answering.answer(
+            model or self.model,
+            self._prompts,
+            self.pairs if pairs is None else pairs,
+            view,
+            batch=self._batch,
+            description=description,
+        )
+
+    def native(self) -> list[Pair]:
+        """Clips whose own vectors are used."""
+        return [pair for pair in self.pairs if pair[1].mode == "native" and pair[1].codec == "h264"]
+
+    def transcoded(self) -> list[Pair]:
+        """The clips of `native`, with primitives of the paper's mode."""
+        names = {clip.name for clip, _ in self.native()}
+        return [pair for pair in self._open(VideoOptions(mode="transcode")) if pair[0].name in names]
+
+
+def limited(pairs: Sequence[Pair], limit: int | None) -> list[Pair]:
+    """The first `limit` questions of every type; clips without any are left out."""
+    seen: Counter[str] = Counter()
+    out = []
+    for clip, video in pairs:
+        kept = []
+        for question in clip.questions:
+            if limit is None or seen[question.type] < limit:
+                seen[question.type] += 1
+                kept.append(question)
+        if kept:
+            out.append((replace(clip, questions=tuple(kept)), video))
+    return out
+
+
+def evaluate(
+    evaluation: Evaluation,
+    wanted: Sequence[str],
+    *,
+    no_pretrain: Path | None = None,
+    pretrained: Path | None = None,
+    server: str | None = None,
+) -> dict[str, Any]:
+    """Measure a model.
+
+    Args:
+        evaluation: the model and its questions.
+        wanted: rows of `rows.ROWS`.
+        no_pretrain: a model that was trained without stage 1, to compare with.
+        pretrained: folder of a stage 1 run.
+        server: base address of a server with the same model.
+
+    Returns:
+        Fields by name; accuracies are percent, group means weigh each type the same.
+    """
+    view = View(keyframes=1)
+    types = scores.by_type(evaluation.answer(view, "1 keyframe"))
+    report: dict[str, Any] = {**_groups(types), "by_type": types, "chance": scores.by_group(types, "chance")}
+    report["exact"] = scores.by_group(types, "exact")
+    for name in rows.ABLATIONS:
+        if name in wanted:
+            report[name] = _both(scores.by_type(evaluation.answer(replace(view, deltas=_DELTAS[name]), name)))
+    if "by_keyframes" in wanted:
+        report["by_keyframes"] = {
+            str(count): {
+                name: scores.by_group(
+                    scores.by_type(evaluation.answer(View(count, deltas), f"{count} keyframes, {name}"))
+                )
+                for name, deltas in _WITH_AND_WITHOUT.items()
+            }
+            for count in rows.KEYFRAMES
+        }
+    for name, pairs in (("native", evaluation.native), ("transcode", evaluation.transcoded)):
+        if name in wanted:
+            chosen = pairs()
+            report[name] = _both(scores.by_type(evaluation.answer(view, name, pairs=chosen))) if chosen else None
+    if no_pretrain is not None:
+        other = directories.load(no_pretrain).to(evaluation.device).eval()
+        report["no_pretrain"] = _both(scores.by_type(evaluation.answer(view, "no pre-training", model=other)))
+    if pretrained is not None:
+        model = directories.load(pretrained / stages.MODEL).to(evaluation.device).eval()
+        predictor = stages.load_next_frame(model, pretrained / stages.NEXT_FRAME).to(evaluation.device).eval()
+        videos = [video for _, video in evaluation.pairs]
+        report["retrieval"] = retrieval.measure(predictor, videos, device=evaluation.device)
+    if server is not None:
+        report["server"] = _both(scores.by_type(over_http.answer(server, evaluation.pairs, {"keyframes_per_gop": 1})))
+    return report
+
+
+def _groups(types: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+    means = scores.by_group(types)
+    return {f"{group}_acc": means[group] for group in ("motion", "appearance", "binding")}
+
+
+def _both(types: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Group means, and each type's accuracy."""
+    return {**_groups(types), "by_type": {name: row["acc"] for name, row in types.items()}}
+
+
+def command(
+    directory: Path,
+    data: Sequence[Path],
+    cache: Path,
+    *,
+    rows_text: str,
+    limit: int | None,
+    batch: int,
+    workers: int,
+    no_pretrain: Path | None,
+    pretrained: Path | None,
+    server: str | None,
+    as_json: bool,
+) -> None:
+    """Evaluate and print; see `evaluate`.
+
+    Raises:
+        ValueError: `limit` or `batch` is below 1, or what `Evaluation` refuses.
+    """
+    for name, value in (("limit", limit), ("batch", batch)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    wanted = rows.chosen(rows_text)
+    evaluation = Evaluation(directory, data, cache, limit=limit, batch=batch, workers=workers)
+    report = evaluate(evaluation, wanted, no_pretrain=no_pretrain, pretrained=pretrained, server=server)
+    console = Console()
+    if as_json:
+        console.print_json(json.dumps(report))
+    else:
+        console.print(table(report))
+
+
+def table(report: dict[str, Any]) -> Table:
+    """The report by question type."""
+    beside = [name for name in (*rows.ABLATIONS, "no_pretrain", "native", "transcode", "server") if report.get(name)]
+    out = Table(box=SIMPLE_HEAD, caption="percent; one keyframe per GOP")
+    for heading in ("group", "type", "questions", "acc", "exact", "chance", "majority", "object unknown", *beside):
+        out.add_column(heading.replace("_", " "), justify="left" if heading in ("group", "type") else "right")
+    for name, row in report["by_type"].items():
+        unknown = "" if row["object_unknown"] is None else f"{row['object_unknown']:.0f}"
+        cells = [f"{row[field]:.0f}" for field in ("acc", "exact", "chance", "majority")]
+        others = [report[one]["by_type"].get(name) for one in beside]
+        cells += [unknown, *("" if value is None else f"{value:.0f}" for value in others)]
+        out.add_row(row["group"], name, str(row["questions"]), *cells)
+    return out

@@ -1,0 +1,67 @@
+"""Stage 2: the whole model, end to end, on interleaved tokens with several questions per clip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cope_model.reference import CoPEModel
+from cope_training import network
+from cope_training.batches import Batch
+from cope_training.loop import Group
+
+
+class Answering(nn.Module):
+    """Cross-entropy of the answers' tokens, each answer weighing the same.
+
+    Args:
+        model: to train.
+    """
+
+    def __init__(self, model: CoPEModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss, and the share of answers that are right token by token."""
+        logits = network.target_logits(self.model, batch)
+        losses = F.cross_entropy(logits, batch.token, reduction="none")
+        answers = int(batch.owner.max()) + 1
+        counts = torch.zeros(answers, device=logits.device).index_add_(0, batch.owner, torch.ones_like(losses))
+        sums = torch.zeros(answers, device=logits.device).index_add_(0, batch.owner, losses)
+        with torch.no_grad():
+            wrong = (logits.argmax(-1) != batch.token).float()
+            missed = torch.zeros(answers, device=logits.device).index_add_(0, batch.owner, wrong)
+            exact = (missed == 0).float().mean()
+        return (sums / counts).mean(), {"exact": exact}
+
+
+def choose(model: CoPEModel, scales: Mapping[str, float]) -> list[Group]:
+    """Parameter groups by part; a part with scale 0 is frozen.
+
+    Args:
+        model: the model; `requires_grad` is set.
+        scales: share of the learning rate by name of the part (`network.PARTS`); 1 where not named.
+
+    Raises:
+        ValueError: an unknown part, a negative scale, or all parts frozen.
+    """
+    for name, scale in scales.items():
+        if name not in network.PARTS:
+            raise ValueError(f"no part is called {name!r}: there are {', '.join(network.PARTS)}")
+        if scale < 0:
+            raise ValueError(f"the share of the learning rate of {name} must not be negative, not {scale}")
+    groups = []
+    for name in network.PARTS:
+        scale = scales.get(name, 1.0)
+        parameters = network.part(model, name)
+        for parameter in parameters:
+            parameter.requires_grad_(scale > 0)
+        if scale > 0:
+            groups.append(Group(parameters, scale))
+    if not groups:
+        raise ValueError("all parts are frozen: there is nothing to train")
+    return groups

@@ -1,0 +1,326 @@
+"""Question types, their options and wordings, and what mirroring a picture does to words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Literal
+
+from cope_training.scenes import COLOURS, DIRECTIONS, SHAPES
+
+Group = Literal["appearance", "motion", "binding"]
+GROUPS: tuple[Group, ...] = ("appearance", "motion", "binding")
+NOWHERE = "nowhere"
+
+_COLOURS, _DIRECTIONS = tuple(COLOURS), tuple(DIRECTIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionType:
+    """One kind of question.
+
+    Attributes:
+        group: `appearance` (the first picture answers it), `motion` (only what happens between keyframes does), or
+            `binding` (motion of one of several things).
+        options: all answers; a question may offer fewer.
+        training, held_out: wordings, disjoint, with fields in braces.
+    """
+
+    group: Group
+    options: tuple[str, ...]
+    training: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+TYPES: Mapping[str, QuestionType] = MappingProxyType(
+    {
+        "colour": QuestionType(
+            "appearance",
+            _COLOURS,
+            (
+                "What colour is {the}?",
+                "Which colour does {the} have?",
+                "Tell me the colour of {the}.",
+                "{The} is of which colour?",
+                "Name the colour of {the}.",
+            ),
+            ("What is the colour of {the}?", "Which colour is {the}?"),
+        ),
+        "count": QuestionType(
+            "appearance",
+            ("one", "two", "three"),
+            (
+                "How many objects are there?",
+                "How many objects are in the video?",
+                "Count the objects.",
+                "What is the number of objects?",
+                "How many objects can be seen?",
+            ),
+            ("How many objects do you see?", "How many objects does the video show?"),
+        ),
+        "side": QuestionType(
+            "appearance",
+            ("left", "right"),
+            (
+                "On which side is {the} at the start?",
+                "At the start, on which side is {the}?",
+                "Where is {the} at the start, left or right?",
+                "Is {the} on the left or on the right at the start?",
+                "Which side is {the} on at the start?",
+            ),
+            ("At the start, is {the} on the left or on the right?", "{The} is on which side at the start?"),
+        ),
+        "shape": QuestionType(
+            "appearance",
+            SHAPES,
+            (
+                "What shape is {the}?",
+                "Which shape does {the} have?",
+                "Tell me the shape of {the}.",
+                "{The} is of which shape?",
+                "Name the shape of {the}.",
+            ),
+            ("What is the shape of {the}?", "Which shape is {the}?"),
+        ),
+        "direction": QuestionType(
+            "motion",
+            _DIRECTIONS,
+            (
+                "Which way does the object move?",
+                "In which direction does the object move?",
+                "Where does the object move to?",
+                "The object moves in which direction?",
+                "Tell me which way the object moves.",
+            ),
+            ("In which direction is the object moving?", "Which direction does the object move in?"),
+        ),
+        "speed": QuestionType(
+            "motion",
+            ("slow", "fast"),
+            (
+                "Does the object move slow or fast?",
+                "How fast does the object move?",
+                "Is the movement of the object slow or fast?",
+                "What is the speed of the object?",
+                "Is the object slow or fast?",
+            ),
+            ("What is the speed of the movement, slow or fast?", "How fast is the object?"),
+        ),
+        "when": QuestionType(
+            "motion",
+            ("early", "late"),
+            (
+                "When does the object move, early or late?",
+                "Does the object move early or late?",
+                "Is the movement early or late in the video?",
+                "When does the movement happen?",
+                "When does the object move?",
+            ),
+            ("When in the video does the object move?", "Does the movement happen early or late?"),
+        ),
+        "pan": QuestionType(
+            "motion",
+            _DIRECTIONS,
+            (
+                "Which way does the scene move?",
+                "In which direction does the whole scene move?",
+                "The scene moves in which direction?",
+                "Where does the background move to?",
+                "Which way does the background move?",
+            ),
+            ("In which direction does the background move?", "Which direction does the scene move in?"),
+        ),
+        "zoom": QuestionType(
+            "motion",
+            ("in", "out"),
+            (
+                "Does the camera zoom in or out?",
+                "Is the zoom in or out?",
+                "Which way does the camera zoom?",
+                "Tell me if the camera zooms in or out.",
+                "How does the camera zoom?",
+            ),
+            ("Does it zoom in or out?", "Which way is the zoom of the camera?"),
+        ),
+        "turn": QuestionType(
+            "motion",
+            ("clockwise", "counterclockwise"),
+            (
+                "Which way does the picture turn?",
+                "Does the picture turn clockwise or counterclockwise?",
+                "In which sense does the picture turn?",
+                "Is the turn clockwise or counterclockwise?",
+                "How does the picture turn?",
+            ),
+            ("In which direction does the picture turn?", "Is it a turn clockwise or counterclockwise?"),
+        ),
+        "spin": QuestionType(
+            "motion",
+            ("clockwise", "counterclockwise"),
+            (
+                "Which way does the object rotate?",
+                "Does the object rotate clockwise or counterclockwise?",
+                "In which sense does the object rotate?",
+                "Is the rotation of the object clockwise or counterclockwise?",
+                "How does the object rotate?",
+            ),
+            ("In which direction does the object rotate?", "The object rotates in which sense?"),
+        ),
+        "growth": QuestionType(
+            "motion",
+            ("grows", "shrinks"),
+            (
+                "Does the object grow or shrink?",
+                "Does the size of the object grow or shrink?",
+                "What happens to the size of the object?",
+                "How does the size of the object change?",
+                "Tell me if the object grows or shrinks.",
+            ),
+            ("How does the object change its size?", "Which is it, does the object grow or shrink?"),
+        ),
+        "first_direction": QuestionType(
+            "motion",
+            _DIRECTIONS,
+            (
+                "Which way does the object move first?",
+                "In which direction does the object move first?",
+                "At first, which way does the object move?",
+                "Where does the object move to first?",
+                "What is the first direction of the object?",
+            ),
+            ("At first, in which direction does the object move?", "First, which way does the object move?"),
+        ),
+        "last_direction": QuestionType(
+            "motion",
+            _DIRECTIONS,
+            (
+                "Which way does the object move last?",
+                "In which direction does the object move last?",
+                "At last, which way does the object move?",
+                "Where does the object move to last?",
+                "What is the last direction of the object?",
+            ),
+            ("At last, in which direction does the object move?", "Last, which way does the object move?"),
+        ),
+        "appear": QuestionType(
+            "motion",
+            ("appears", "disappears"),
+            (
+                "Does an object appear or disappear?",
+                "Is there an object that appears or one that disappears?",
+                "What does one object do, appear or disappear?",
+                "One object appears or disappears. Which is it?",
+                "Tell me if an object appears or disappears.",
+            ),
+            ("Does one of the objects appear or disappear?", "Which is it: an object appears or disappears?"),
+        ),
+        "which_moves": QuestionType(
+            "binding",
+            ("left", "right"),
+            (
+                "Two objects look the same. Which one moves, the left or the right one?",
+                "Which of the two objects moves, left or right?",
+                "Does the left or the right object move?",
+                "Which object moves, the left or the right one?",
+                "One of the two objects moves. Which one, left or right?",
+            ),
+            ("Which of the two moves, the left or the right object?", "Which one of the objects moves, left or right?"),
+        ),
+        "who_moves": QuestionType(
+            "binding",
+            _COLOURS,
+            (
+                "What colour is the object that moves?",
+                "Which colour does the moving object have?",
+                "One object moves. What colour is it?",
+                "Tell me the colour of the object that moves.",
+                "The object that moves is of which colour?",
+            ),
+            ("What is the colour of the object that moves?", "Which colour is the moving object?"),
+        ),
+        "named_direction": QuestionType(
+            "binding",
+            (*_DIRECTIONS, NOWHERE),
+            (
+                "Which way does {the} move?",
+                "In which direction does {the} move?",
+                "Where does {the} move to?",
+                "{The} moves in which direction?",
+                "Tell me which way {the} moves.",
+            ),
+            ("In which direction is {the} moving?", "Which direction does {the} move in?"),
+        ),
+        "order": QuestionType(
+            "binding",
+            _COLOURS,
+            (
+                "Which object moves first, {a} or {b}?",
+                "Which one moves first, {a} or {b}?",
+                "What moves first, {a} or {b}?",
+                "{A} and {b}: which one moves first?",
+                "Who moves first, {a} or {b}?",
+            ),
+            ("Which moves first, {a} or {b}?", "{A} or {b}: which object moves first?"),
+        ),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about a clip with its answer.
+
+    Attributes:
+        type: a key of `TYPES`; empty for questions from elsewhere.
+        text: the wording.
+        answer: what is right, one of `options`.
+        options: what a scorer may choose from; empty for free text.
+        among: what one would choose from who knows all that happens in the clip, but not to which thing.
+    """
+
+    type: str
+    text: str
+    answer: str
+    options: tuple[str, ...] = ()
+    among: tuple[str, ...] = ()
+
+
+def wording(template: str, fields: Mapping[str, str]) -> str:
+    """Fill a template; `{The}` is `{the}` at the start of a sentence."""
+    capital = {name[0].upper() + name[1:]: value[0].upper() + value[1:] for name, value in fields.items()}
+    return template.format(**fields, **capital)
+
+
+_MIRROR_X = {"left": "right"}
+_MIRROR_Y = {"up": "down", "top": "bottom", "above": "below", "upper": "lower"}
+_MIRROR_ONE = {"clockwise": "counterclockwise"}
+
+
+def flip_text(text: str, *, x: bool, y: bool) -> str:
+    """The same statement about the mirrored picture.
+
+    Args:
+        text: question or answer.
+        x: left and right are exchanged.
+        y: top and bottom are exchanged.
+    """
+    pairs: dict[str, str] = {}
+    for words, applies in ((_MIRROR_X, x), (_MIRROR_Y, y), (_MIRROR_ONE, x != y)):
+        if applies:
+            pairs |= words | {other: word for word, other in words.items()}
+    if not pairs:
+        return text
+    return re.sub(r"\b(" + "|".join(pairs) + r")\b", lambda found: pairs[found[0]], text)
+
+
+def flip(question: Question, *, x: bool, y: bool) -> Question:
+    """The question about the mirrored clip; see `flip_text`."""
+    return replace(
+        question,
+        text=flip_text(question.text, x=x, y=y),
+        answer=flip_text(question.answer, x=x, y=y),
+        options=tuple(flip_text(option, x=x, y=y) for option in question.options),
+        among=tuple(flip_text(option, x=x, y=y) for option in question.among),
+    )

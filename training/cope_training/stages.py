@@ -1,0 +1,253 @@
+"""The stages of a training run: each reads a model directory and data, trains, and writes a model directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+
+from cope_codec import I_SLOT, P_SLOT
+from cope_codec.options import VideoOptions
+from cope_model.presets import Geometry
+from cope_model.reference import CoPEModel
+from cope_training import directories, finetune, jobs, loop, primitives, qa
+from cope_training.batches import Mixture, QuestionBatches
+from cope_training.files import read_json
+from cope_training.packing import Prompts
+from cope_training.pretrain import NextFrame, PairBatches
+from cope_training.qa import Clip
+from cope_training.views import layout_of
+from cope_training.vision import Labelling, PictureBatches
+
+MODEL = "model"  # the directory of a stage's result, within its folder
+NEXT_FRAME = "next_frame.safetensors"
+_TEXT_TOKENS = 512  # of a context, kept for questions and answers
+
+
+def open_data(
+    data: Sequence[Path], cache: Path, *, side: int, options: VideoOptions, workers: int
+) -> tuple[list[Clip], primitives.Cache]:
+    """Read annotations and the primitives of their videos; says which videos cannot be used.
+
+    Raises:
+        ValueError: no question, or not one usable video.
+    """
+    clips = qa.read(data)
+    found = primitives.build(
+        cache, [clip.path for clip in clips], [clip.name for clip in clips], options=options, side=side, workers=workers
+    )
+    _name(found.skipped, len(clips))
+    return clips, found
+
+
+def without_long(found: primitives.Cache, geometry: Geometry, keyframes: int, context: int) -> primitives.Cache:
+    """Leave out videos that a model's context cannot hold; says which.
+
+    Args:
+        found: all videos.
+        geometry: the model's token account.
+        keyframes: the most per GOP that a video is shown with.
+        context: positions of the language model.
+
+    Raises:
+        ValueError: none is left.
+    """
+    most = context - _TEXT_TOKENS
+    videos: list[primitives.CachedVideo | None] = []
+    long: list[tuple[str, str]] = []
+    for video in found.videos:
+        layouts = [layout_of(layout, keyframes) for layout in video.layouts] if video else []
+        tokens = sum(geometry.tokens(layout.count(I_SLOT), layout.count(P_SLOT)) for layout in layouts)
+        if video and tokens > most:
+            long.append((video.name, f"{tokens} visual tokens are too many for a context of {context}; see --max-gops"))
+        videos.append(video if tokens <= most else None)
+    _name(long, len(videos))
+    if all(video is None for video in videos):
+        raise ValueError(f"none of the {len(videos)} videos fits into the model's context; {long[0][0]}: {long[0][1]}")
+    return primitives.Cache(tuple(videos), (*found.skipped, *long))
+
+
+def _name(skipped: Sequence[tuple[str, str]], total: int) -> None:
+    for name, reason in skipped:
+        jobs.stderr.print(f"skipped {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    if skipped:
+        jobs.stderr.print(f"skipped {len(skipped)} of {total} videos")
+
+
+def train_vision(preset: str, out: Path, settings: loop.Settings, *, stop_at: int | None = None) -> list[float]:
+    """Stage 0: a preset's vision encoder, from nothing.
+
+    Args:
+        preset: name of the model's shape; the weights of all other parts are drawn.
+        out: folder of the run.
+        settings: how to train.
+        stop_at: see `loop.train`.
+
+    Returns:
+        The loss of every step.
+    """
+    accelerator = loop.make_accelerator(settings)
+    model = directories.fresh(preset, settings.seed)
+    vision = model.config.vision_config
+    torch.manual_seed(settings.seed + 1)
+    objective = Labelling(model)
+    batches = PictureBatches(
+        vision.image_size,
+        vision.patch_size,
+        size=settings.batch,
+        seed=settings.seed,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    groups = [loop.Group(list(objective.parameters()))]
+    losses = loop.train(accelerator, objective, groups, batches, settings, out, "vision", stop_at=stop_at)
+    if accelerator.is_main_process and len(losses) == settings.steps:
+        directories.save(model, preset, out / MODEL, facts={"vision": asdict(settings)})
+    accelerator.wait_for_everyone()
+    return losses
+
+
+def pretrain(
+    source: Path,
+    data: Sequence[Path],
+    cache: Path,
+    out: Path,
+    settings: loop.Settings,
+    *,
+    options: VideoOptions,
+    flips: bool,
+    workers: int,
+    stop_at: int | None = None,
+) -> list[float]:
+    """Stage 1: the delta-encoder, against the frozen vision encoder.
+
+    Args:
+        source: model directory; a delta-encoder that it lacks is drawn.
+        data, cache, options, workers: see `open_data`.
+        out: folder of the run.
+        settings: how to train.
+        flips: mirror frames at random.
+        stop_at: see `loop.train`.
+
+    Returns:
+        The loss of every step.
+    """
+    accelerator = loop.make_accelerator(settings)
+    model = directories.load(source, missing_delta=True, seed=settings.seed)
+    with accelerator.main_process_first():
+        _, found = open_data(data, cache, side=model.config.geometry.side, options=options, workers=workers)
+    model.to(accelerator.device)
+    torch.manual_seed(settings.seed + 2)
+    objective = NextFrame(model)
+    batches = PairBatches(
+        found.videos,
+        size=settings.batch,
+        seed=settings.seed,
+        flips=flips,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    groups = [loop.Group(list(objective.parameters()))]
+    losses = loop.train(accelerator, objective, groups, batches, settings, out, "pretrain", stop_at=stop_at)
+    if accelerator.is_main_process and len(losses) == settings.steps:
+        facts = {**_facts(source), "pretrain": {**asdict(settings), "skipped": len(found.skipped)}}
+        directories.save(model, source, out / MODEL, facts=facts)
+        state = {name: tensor.cpu() for name, tensor in objective.state_dict().items() if not name.startswith("delta.")}
+        save_file(state, out / NEXT_FRAME)
+    accelerator.wait_for_everyone()
+    return losses
+
+
+def tune(
+    source: Path,
+    data: Sequence[Path],
+    cache: Path,
+    out: Path,
+    settings: loop.Settings,
+    *,
+    options: VideoOptions,
+    mixture: Mixture,
+    scales: Mapping[str, float],
+    workers: int,
+    dtype: str = "float32",
+    stop_at: int | None = None,
+) -> list[float]:
+    """Stage 2: end to end on questions.
+
+    Args:
+        source: model directory.
+        data, cache, options, workers: see `open_data`.
+        out: folder of the run.
+        settings: how to train.
+        mixture: how clips are shown.
+        scales: share of the learning rate by part of the model; 0 freezes it.
+        dtype: of the weights that are written.
+        stop_at: see `loop.train`.
+
+    Returns:
+        The loss of every step.
+    """
+    accelerator = loop.make_accelerator(settings)
+    model = directories.load(source, missing_delta=True, seed=settings.seed)
+    config = model.config
+    video_token = directories.video_token(config)
+    with accelerator.main_process_first():
+        clips, found = open_data(data, cache, side=config.geometry.side, options=options, workers=workers)
+    context = config.text_config.max_position_embeddings
+    found = without_long(found, config.geometry, max(mixture.keyframes), context)
+    batches = QuestionBatches(
+        clips,
+        found.videos,
+        prompts=Prompts(AutoTokenizer.from_pretrained(source), video_token),
+        geometry=config.geometry,
+        video_token=video_token,
+        mixture=mixture,
+        size=settings.batch,
+        seed=settings.seed,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    groups = finetune.choose(model, scales)
+    objective = finetune.Answering(model)
+    losses = loop.train(accelerator, objective, groups, batches, settings, out, "finetune", stop_at=stop_at)
+    if accelerator.is_main_process and len(losses) == settings.steps:
+        facts = {
+            **_facts(source),
+            "finetune": {
+                **asdict(settings),
+                "mixture": asdict(mixture),
+                "scales": dict(scales),
+                "clips": len(clips),
+                "skipped": len(found.skipped),
+            },
+        }
+        directories.save(model, source, out / MODEL, dtype=dtype, facts=facts)
+    accelerator.wait_for_everyone()
+    return losses
+
+
+def load_next_frame(model: CoPEModel, path: Path) -> NextFrame:
+    """The predictor that stage 1 left, around a model's delta-encoder.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(2, "stage 1 has left no predictor", str(path))
+    objective = NextFrame(model)
+    state = {f"delta.{name}": tensor for name, tensor in objective.delta.state_dict().items()}
+    objective.load_state_dict({**state, **load_file(path)})
+    return objective
+
+
+def _facts(source: Path) -> dict[str, Any]:
+    """How the model that a stage begins with was made."""
+    path = source / "training.json"
+    return dict(read_json(path)) if path.is_file() else {}
