@@ -104,6 +104,10 @@ class GrowingIndex:
             raise self._error
         return 0 if self._log is None else len(self._log)
 
+    def elapsed_s(self) -> float:
+        """About how much time these packets span, seconds; cheap, where `index` is not."""
+        return 0.0 if self._log is None else self._log.elapsed_s()
+
     def index(self) -> PacketIndex:
         """The packets known.
 

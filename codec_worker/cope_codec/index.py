@@ -296,9 +296,17 @@ class PacketLog:
         self._keyframe, self._shown, self._digests = bytearray(), bytearray(), bytearray()
         self._order: list[tuple[int, int] | None] | None = None
         self._broken = False
+        self._elapsed = 0
 
     def __len__(self) -> int:
         return len(self._pts)
+
+    def elapsed_s(self) -> float:
+        """About how much time the packets noted span, in decode order, seconds; cheap, where an index is not.
+
+        It goes on where the clock is set back, and counts frames where packets carry no times.
+        """
+        return self._elapsed * float(self.info.time_base)
 
     def read(self) -> None:
         """Demux to the end, or to where reading breaks off.
@@ -309,7 +317,8 @@ class PacketLog:
         limits, time_base = self._limits, self.info.time_base
         pts, dts, durations = self._pts, self._dts, self._durations
         longest = int(limits.max_duration_s / time_base)
-        earliest = latest = None
+        second, frame = round(1 / time_base), _frame_ticks(self.info, np.empty(0, np.int64))
+        earliest = latest = before = None
         untimed = self.info.codec in _UNTIMED.get(self.info.container, ())
         parser: OrderParser | None = None
         try:
@@ -328,6 +337,12 @@ class PacketLog:
                         refuse_longer(float((latest - earliest) * time_base), 0, limits)
                 if len(pts) == limits.max_packets:
                     refuse_longer(0, len(pts) + 1, limits)
+                clock = stamp if packet.dts is None else packet.dts
+                if clock is None or (before is not None and clock < before - second):
+                    self._elapsed += packet.duration or frame
+                elif before is not None:
+                    self._elapsed += max(0, clock - before)
+                before = clock
                 pts.append(_NO_TIME if stamp is None else stamp)
                 dts.append(_NO_TIME if packet.dts is None else packet.dts)
                 durations.append(packet.duration or 0)
