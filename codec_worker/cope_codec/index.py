@@ -22,6 +22,7 @@ import numpy.typing as npt
 from cope_codec.errors import CodecError
 from cope_codec.limits import DEFAULT_LIMITS, Limits
 from cope_codec.order import OrderParser
+from cope_codec.presentation import presentation
 from cope_codec.shared import SharedFile
 
 Source = str | Path | bytes | SharedFile
@@ -58,6 +59,7 @@ class StreamInfo:
         frame_rate: average frames per second, or None where the container does not say.
         interlaced: the container announces interlaced material.
         stream: position of the stream in the container.
+        presentation: what else the container says that shapes pictures, see `presentation`.
     """
 
     container: str
@@ -68,6 +70,7 @@ class StreamInfo:
     frame_rate: Fraction | None
     interlaced: bool
     stream: int
+    presentation: str = ""
 
     @property
     def has_vectors(self) -> bool:
@@ -191,7 +194,9 @@ def _reason(error: av.error.FFmpegError) -> str:
     return error.strerror or type(error).__name__
 
 
-def describe(container: av.container.InputContainer, stream: av.VideoStream, limits: Limits) -> StreamInfo:
+def describe(
+    source: Source, container: av.container.InputContainer, stream: av.VideoStream, limits: Limits
+) -> StreamInfo:
     """What the container announces of a stream.
 
     Raises:
@@ -213,6 +218,7 @@ def describe(container: av.container.InputContainer, stream: av.VideoStream, lim
         frame_rate=stream.average_rate or stream.guessed_rate,
         interlaced=int(context.field_order) not in _PROGRESSIVE_FIELD_ORDERS,
         stream=stream.index,
+        presentation=presentation(source, container, stream),
     )
 
 
@@ -235,7 +241,7 @@ def read_index(
     """
     container = open_container(source, limits)
     try:
-        return _read(container, stream, limits), container
+        return _read(source, container, stream, limits), container
     except CodecError:
         container.close()
         raise
@@ -256,13 +262,13 @@ def refuse_longer(seconds: float, packets: int, limits: Limits) -> None:
         raise CodecError("video_too_large", f"the video has more than {limits.max_packets} frames")
 
 
-def _read(container: av.container.InputContainer, number: int | None, limits: Limits) -> PacketIndex:
+def _read(source: Source, container: av.container.InputContainer, number: int | None, limits: Limits) -> PacketIndex:
     # Machine types: eight hours have a million packets, and as many Python objects would take 200 MB.
     pts, dts, durations = array("q"), array("q"), array("q")
     keyframe, shown, digests = bytearray(), bytearray(), bytearray()
     truncated = False
     stream = video_stream(container, number)
-    info = describe(container, stream, limits)
+    info = describe(source, container, stream, limits)
     # What the container announces is refused before it is read; what it hides, when it is met.
     refuse_longer((container.duration or 0) / av.time_base, stream.frames, limits)
     longest = int(limits.max_duration_s / info.time_base)

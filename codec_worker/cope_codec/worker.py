@@ -14,6 +14,9 @@ from typing import Any, get_type_hints
 
 import av
 import av.error
+
+# PyAV would import it when it meets subtitles, where a worker's sandbox has closed the file system.
+import av.subtitles.codeccontext
 import numpy as np
 
 from cope_codec import samples, sandbox, wire
