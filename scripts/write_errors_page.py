@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cope_codec import errors as codec_errors
 from cope_model import media_errors
@@ -27,9 +29,9 @@ _TABLE = """
 
 def page() -> str:
     """The whole page."""
-    tables: dict[str, dict[str, str]] = {
-        "The video, or an option (also `cope_codec.CodecError.code`)": dict(codec_errors.MEANINGS),
-        "The part, or how to get its bytes": dict(media_errors.MEANINGS),
+    tables: dict[str, Mapping[Any, str]] = {
+        "The video, or an option (also `cope_codec.CodecError.code`)": codec_errors.MEANINGS,
+        "The part, or how to get its bytes": media_errors.MEANINGS,
     }
     text = _HEAD
     for heading, meanings in tables.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+from pathlib import Path
 from typing import IO
 
 from cope_codec.errors import CodecError
@@ -67,13 +68,13 @@ class GrowingIndex:
     While nobody is in `grow`, the thread stands still. It ends with `close`, or at the first thing it cannot read.
 
     Args:
-        file: open for reading; stays the caller's, who must not close it before this.
+        file: a named file, open for reading; stays the caller's, who must not close it before this.
         stream: which of the video streams, as in `cope_codec.index.video_stream`.
         limits: where to stop.
     """
 
     def __init__(self, file: IO[bytes], stream: int | None, limits: Limits) -> None:
-        self._pipe = _Pipe(file.fileno())
+        self._path, self._pipe = Path(file.name), _Pipe(file.fileno())
         self._stream, self._limits = stream, limits
         self._log: PacketLog | None = None
         self._error: Exception | None = None
@@ -123,7 +124,7 @@ class GrowingIndex:
             with open_input(self._pipe, "", self._limits) as container:
                 if container.format.name in _INDEXED_AT_THE_END:
                     return
-                log = PacketLog(container, self._stream, self._limits)
+                log = PacketLog(self._path, container, self._stream, self._limits)
                 self._log = log
                 log.read()
         except Exception as error:  # noqa: BLE001 - raised where the caller can see it

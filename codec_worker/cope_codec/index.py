@@ -22,6 +22,7 @@ import numpy.typing as npt
 from cope_codec.errors import CodecError
 from cope_codec.limits import DEFAULT_LIMITS, Limits
 from cope_codec.order import OrderParser
+from cope_codec.presentation import presentation
 from cope_codec.shared import SharedFile
 
 Source = str | Path | bytes | SharedFile
@@ -58,6 +59,7 @@ class StreamInfo:
         frame_rate: average frames per second, or None where the container does not say.
         interlaced: the container announces interlaced material.
         stream: position of the stream in the container.
+        presentation: what else the container says that shapes pictures, see `presentation`.
     """
 
     container: str
@@ -68,6 +70,7 @@ class StreamInfo:
     frame_rate: Fraction | None
     interlaced: bool
     stream: int
+    presentation: str = ""
 
     @property
     def has_vectors(self) -> bool:
@@ -205,7 +208,9 @@ def _reason(error: av.error.FFmpegError) -> str:
     return error.strerror or type(error).__name__
 
 
-def describe(container: av.container.InputContainer, stream: av.VideoStream, limits: Limits) -> StreamInfo:
+def describe(
+    source: Source, container: av.container.InputContainer, stream: av.VideoStream, limits: Limits
+) -> StreamInfo:
     """What the container announces of a stream.
 
     Raises:
@@ -227,6 +232,7 @@ def describe(container: av.container.InputContainer, stream: av.VideoStream, lim
         frame_rate=stream.average_rate or stream.guessed_rate,
         interlaced=int(context.field_order) not in _PROGRESSIVE_FIELD_ORDERS,
         stream=stream.index,
+        presentation=presentation(source, container, stream),
     )
 
 
@@ -249,7 +255,7 @@ def read_index(
     """
     container = open_container(source, limits)
     try:
-        log = PacketLog(container, stream, limits)
+        log = PacketLog(source, container, stream, limits)
         log.read()
         return log.index(), container
     except CodecError:
@@ -276,7 +282,8 @@ class PacketLog:
     """Notes the packets of one stream as they are demuxed, and makes an index of those noted so far.
 
     Args:
-        container: an open file, at its start.
+        source: the file.
+        container: the same, open, at its start.
         number: which of the video streams, as in `video_stream`.
         limits: where to stop.
 
@@ -284,10 +291,12 @@ class PacketLog:
         CodecError: `no_video_stream`, `unsupported_codec`, `invalid_video`, `video_too_large`, `invalid_option`.
     """
 
-    def __init__(self, container: av.container.InputContainer, number: int | None, limits: Limits) -> None:
+    def __init__(
+        self, source: Source, container: av.container.InputContainer, number: int | None, limits: Limits
+    ) -> None:
         self._container, self._limits = container, limits
         self._stream = video_stream(container, number)
-        self.info = describe(container, self._stream, limits)
+        self.info = describe(source, container, self._stream, limits)
         # What the container announces is refused before it is read; what it hides, when it is met.
         refuse_longer((container.duration or 0) / av.time_base, self._stream.frames, limits)
         self._extradata = bytes(self._stream.codec_context.extradata or b"")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cope_codec.errors import CodecError
-from cope_codec.grid import ConstantRate, clip_end, first_of_cells, frames_in_clip, ticks
+from cope_codec.grid import ConstantRate, cells, clip_end, first_of_cells, frames_in_clip, ticks
 from cope_codec.index import PacketIndex
 from cope_codec.options import VideoOptions
 from cope_codec.primitives import I_SLOT, P_SLOT
@@ -20,8 +20,9 @@ PlanMode = Literal["native", "transcode", "paper", "dense"]
 
 DENSE_FRAMES = 64  # what LLaVA-Video and the paper's baseline take
 DENSE_FRAMES_PER_GOP = 8  # dense frames travel in groups of this size, so that caches and batches work as for GOPs
+_FEWEST_ANCHORS = 0.9  # of the cells that hold a frame, in `auto`: below, the stream's own vectors miss too much
 # Part of every key: raise it when the same packets and options begin to give other arrays.
-_FORMAT = b"cope-codec 2"
+_FORMAT = b"cope-codec 3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +120,8 @@ class VideoPlan:
         return min(DENSE_FRAMES, self.frames)
 
 
-def resolve_mode(index: PacketIndex, options: VideoOptions) -> PlanMode:
-    """The mode that `options` mean for this stream.
+def resolve_mode(index: PacketIndex, options: VideoOptions, frames: npt.NDArray[np.int64]) -> PlanMode:
+    """The mode that `options` mean for this stream, of which `frames` are the clip's packets in time order.
 
     Raises:
         CodecError: `invalid_option` for `native` on a codec whose vectors FFmpeg does not export.
@@ -128,13 +129,29 @@ def resolve_mode(index: PacketIndex, options: VideoOptions) -> PlanMode:
     if options.frames is not None:
         return "dense"
     if options.mode == "auto":
-        return "native" if index.info.has_vectors else "transcode"
+        return "native" if index.info.has_vectors and _anchors_suffice(index, options, frames) else "transcode"
     if options.mode == "native" and not index.info.has_vectors:
         what = "interlaced video" if index.info.interlaced else f"codec {index.info.codec}"
         raise CodecError(
             "invalid_option", f"{what} carries no usable motion vectors; use auto, transcode or paper", param="mode"
         )
     return options.mode
+
+
+def _anchors_suffice(index: PacketIndex, options: VideoOptions, frames: npt.NDArray[np.int64]) -> bool:
+    """Whether native slots would be about as many as the grid asks for.
+
+    In a slow video (a timelapse, slides, few frames per second) most cells of the grid hold nothing but B-frames. What
+    the clip's first GOP would be decides, without its last cell, which may be cut off: that does not change when the
+    video grows.
+    """
+    origin = index.start_pts + ticks(options.start_s, index.info.time_base)
+    numbers = cells(index.pts[frames] - origin, index.info.time_base, options.fps)
+    first = numbers < numbers[0] + options.gop_slots
+    usable = index.anchor[frames] | (np.arange(len(frames)) == 0)
+    asked, found = np.unique(numbers[first]), np.unique(numbers[first & usable])
+    closed = asked[:-1] if numbers[-1] == asked[-1] else asked
+    return len(np.intersect1d(closed, found)) >= _FEWEST_ANCHORS * len(closed)
 
 
 def make_plan(index: PacketIndex, options: VideoOptions, *, sample: bool = True, keyed: bool = True) -> VideoPlan:
@@ -160,8 +177,8 @@ def make_plan(index: PacketIndex, options: VideoOptions, *, sample: bool = True,
     Raises:
         CodecError: `no_frames` when the clip holds none, `invalid_option` from `resolve_mode`.
     """
-    mode = resolve_mode(index, options)
     by_time = frames_in_clip(index, options)
+    mode = resolve_mode(index, options, by_time)
     rate: ConstantRate | None = None
     if mode == "dense":
         assert options.frames is not None
@@ -327,5 +344,6 @@ def _digest(index: PacketIndex, options: VideoOptions, mode: PlanMode) -> hashli
     digest = hashlib.blake2b(_FORMAT, digest_size=20)
     info = index.info
     digest.update(f"|{info.codec}|{info.width}x{info.height}|{info.time_base}|{mode}|{options.fps}|".encode())
+    digest.update(info.presentation.encode())
     digest.update(hashlib.blake2b(index.extradata).digest())
     return digest

@@ -4,13 +4,10 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
-from typing import IO
 
 import av
 import av.container
@@ -18,6 +15,7 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 
+from cope_codec.boxes import UnusualError, boxes, movie, only, reader
 from cope_codec.errors import CodecError
 from cope_codec.index import (
     DIGEST_BYTES,
@@ -31,19 +29,12 @@ from cope_codec.index import (
     video_stream,
 )
 from cope_codec.limits import Limits
-from cope_codec.shared import SharedFile
 
 LEAST_PACKETS = 4000  # a shorter file is read whole in the time that the checks here would take
-_MOST_INDEX_BYTES = 256 * 1024 * 1024
-_MOST_BOXES = 1000  # on one level; a real file has a handful
 _PROBES = 500  # places at which FFmpeg's own index is compared
 _EDGE_PACKETS = 32  # read from the start, to see where FFmpeg's clock begins
 _LATEST = 2**60  # ticks
 _MOST_LED_UP = 1000  # packets from where a seek lands to the one wanted
-
-
-class _Unusual(Exception):
-    """No MP4, or one with something that only a whole pass handles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +71,15 @@ def read_tables(
     """
     try:
         tracks = _video_tracks(source, limits)
-    except _Unusual:
+    except UnusualError:
         return None
     container = open_container(source, limits)
     try:
-        return _index(container, tracks, stream, limits), container
+        return _index(source, container, tracks, stream, limits), container
     except CodecError:
         container.close()
         raise
-    except (_Unusual, av.error.FFmpegError):
+    except (UnusualError, av.error.FFmpegError):
         container.close()
         return None
 
@@ -114,7 +105,7 @@ def hash_packets(
                 for number, packet in _verified(container, index, max(first, end + 1), last):
                     digests[number] = np.frombuffer(digest(packet), np.uint8)
                 end = last
-    except (_Unusual, av.error.FFmpegError):
+    except (UnusualError, av.error.FFmpegError):
         return None
     return replace(index, digests=digests)
 
@@ -122,7 +113,7 @@ def hash_packets(
 def _verified(
     container: av.container.InputContainer, index: PacketIndex, first: int, last: int
 ) -> Iterator[tuple[int, av.Packet[av.VideoStream]]]:
-    """The packets from `first` to `last`; raises `_Unusual` where one differs from the index."""
+    """The packets from `first` to `last`; raises `UnusualError` where one differs from the index."""
     stream = container.streams[index.info.stream]
     assert isinstance(stream, av.VideoStream)
     container.seek(int(index.pts[first]), stream=stream, backward=True)
@@ -139,28 +130,32 @@ def _verified(
             or packet.is_discard
             or packet.is_corrupt
         ):
-            raise _Unusual
+            raise UnusualError
         yield number, packet
         number += 1
         if number > last:
             return
-    raise _Unusual
+    raise UnusualError
 
 
 def _index(
-    container: av.container.InputContainer, tracks: dict[int, memoryview], number: int | None, limits: Limits
+    source: Source,
+    container: av.container.InputContainer,
+    tracks: dict[int, memoryview],
+    number: int | None,
+    limits: Limits,
 ) -> PacketIndex:
     stream = video_stream(container, number)
-    info = describe(container, stream, limits)
+    info = describe(source, container, stream, limits)
     refuse_longer((container.duration or 0) / av.time_base, stream.frames, limits)
     if stream.id not in tracks:
-        raise _Unusual
+        raise UnusualError
     tables = _sample_tables(tracks[stream.id])
     count = len(tables.dts)
     refuse_longer(float((tables.dts[-1] - tables.dts[0]) * info.time_base), count, limits)
     entries = stream.index_entries
     if len(entries) != count:
-        raise _Unusual  # an edit list hides or repeats frames
+        raise UnusualError  # an edit list hides or repeats frames
     start = entries[0].timestamp - int(tables.dts[0])
     edges = min(_EDGE_PACKETS, count)
     ends = (*range(edges), *range(count - edges, count))
@@ -168,20 +163,20 @@ def _index(
         entry = entries[place]
         told = (entry.timestamp - start, entry.size, entry.is_keyframe, entry.is_discard)
         if told != (int(tables.dts[place]), int(tables.sizes[place]), bool(tables.keyframe[place]), False):
-            raise _Unusual
+            raise UnusualError
     if container.size and entries[count - 1].pos + entries[count - 1].size > container.size:
-        raise _Unusual  # cut off: how much is there, a pass will tell
+        raise UnusualError  # cut off: how much is there, a pass will tell
     edge = list(islice((packet for packet in container.demux(stream) if packet.size), edges))
     if len(edge) < edges or edge[0].pts is None:
-        raise _Unusual
+        raise UnusualError
     if max(abs(start), abs(edge[0].pts)) > _LATEST:
-        raise _Unusual  # sums of such times do not fit their type
+        raise UnusualError  # sums of such times do not fit their type
     dts = tables.dts + start
     pts = dts + tables.offsets
     pts += edge[0].pts - int(pts[0])
     for place, packet in enumerate(edge):
         if (packet.dts, packet.duration) != (int(dts[place]), int(tables.durations[place])):
-            raise _Unusual
+            raise UnusualError
     index = assemble(
         info,
         limits,
@@ -194,7 +189,7 @@ def _index(
         extradata=bytes(stream.codec_context.extradata or b""),
     )
     if not index.keyframe[0]:
-        raise _Unusual
+        raise UnusualError
     last_keyframe = int(np.flatnonzero(index.keyframe)[-1])
     closing = [(last_keyframe, count - 1)] if count - last_keyframe <= _MOST_LED_UP else []
     for first, last in [(0, len(edge) - 1), *closing]:
@@ -205,107 +200,51 @@ def _index(
 
 def _video_tracks(source: Source, limits: Limits) -> dict[int, memoryview]:
     """Body of each video track's box, by track id."""
-    with _reader(source) as file:
-        movie = _movie(file)
+    with reader(source) as file:
+        index = movie(file)
     try:
         tracks: dict[int, memoryview] = {}
         most = 0
-        for kind, body in _boxes(movie):
+        for kind, body in boxes(index):
             if kind == b"mvex":
-                raise _Unusual  # fragments: the tables are not all of it
-            if kind != b"trak" or bytes(_only(body, b"mdia", b"hdlr")[8:12]) != b"vide":
+                raise UnusualError  # fragments: the tables are not all of it
+            if kind != b"trak" or bytes(only(body, b"mdia", b"hdlr")[8:12]) != b"vide":
                 continue
-            header = _only(body, b"tkhd")
+            header = only(body, b"tkhd")
             (track_id,) = struct.unpack_from(">I", header, 20 if header[0] else 12)
             tracks[track_id] = body
-            sizes = _only(body, b"mdia", b"minf", b"stbl", b"stsz")
+            sizes = only(body, b"mdia", b"minf", b"stbl", b"stsz")
             most = max(most, struct.unpack_from(">I", sizes, 8)[0])
     except (struct.error, IndexError) as error:
-        raise _Unusual from error
+        raise UnusualError from error
     if not LEAST_PACKETS <= most <= limits.max_packets:
-        raise _Unusual
+        raise UnusualError
     return tracks
 
 
-def _reader(source: Source) -> IO[bytes] | io.RawIOBase:
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    if isinstance(source, SharedFile):
-        return source.open()
-    return Path(source).open("rb")
-
-
-def _movie(file: IO[bytes] | io.RawIOBase) -> memoryview:
-    """The body of the file's `moov` box."""
-    end, at = file.seek(0, io.SEEK_END), 0
-    for _ in range(_MOST_BOXES):
-        if at >= end:
-            break  # also where a box claims to be larger than any file
-        file.seek(at)
-        header = file.read(16) or b""
-        if len(header) < 8 or (at == 0 and header[4:8] not in (b"ftyp", b"moov", b"free", b"wide", b"mdat", b"skip")):
-            break
-        size, length = int.from_bytes(header[:4], "big"), 8
-        if size == 1:
-            size, length = int.from_bytes(header[8:], "big"), 16
-        if header[4:8] == b"moov":
-            if not length < size <= min(_MOST_INDEX_BYTES, end - at):
-                break
-            file.seek(at + length)
-            return memoryview(file.read(size - length) or b"")
-        if size < length:
-            break  # the rest of the file, or nonsense
-        at += size
-    raise _Unusual
-
-
-def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """The boxes that lie one after another in `data`: (kind, body)."""
-    at = 0
-    for _ in range(_MOST_BOXES):
-        if at + 8 > len(data):
-            return
-        size = int.from_bytes(data[at : at + 4], "big")
-        if not 8 <= size <= len(data) - at:
-            raise _Unusual
-        yield bytes(data[at + 4 : at + 8]), data[at + 8 : at + size]
-        at += size
-    raise _Unusual
-
-
-def _only(data: memoryview, *path: bytes) -> memoryview:
-    """The body of the one box at a path."""
-    for step in path:
-        found = [body for kind, body in _boxes(data) if kind == step]
-        if len(found) != 1:
-            raise _Unusual
-        data = found[0]
-    return data
-
-
 def _sample_tables(track: memoryview) -> _Tables:
-    for kind, body in _boxes(track):
+    for kind, body in boxes(track):
         # An edit before the one that shows the video delays it; what more of them do, FFmpeg knows.
-        if kind == b"edts" and int.from_bytes(_only(body, b"elst")[4:8], "big") > 2:
-            raise _Unusual
-    boxes = dict(_boxes(_only(track, b"mdia", b"minf", b"stbl")))
+        if kind == b"edts" and int.from_bytes(only(body, b"elst")[4:8], "big") > 2:
+            raise UnusualError
+    table = dict(boxes(only(track, b"mdia", b"minf", b"stbl")))
     # Sample groups can mark keyframes, and several descriptions change the codec on the way.
-    if b"sbgp" in boxes or not {b"stsd", b"stts", b"stsz"} <= boxes.keys() or _count(boxes[b"stsd"]) != 1:
-        raise _Unusual
-    sizes_box = boxes[b"stsz"]
+    if b"sbgp" in table or not {b"stsd", b"stts", b"stsz"} <= table.keys() or _count(table[b"stsd"]) != 1:
+        raise UnusualError
+    sizes_box = table[b"stsz"]
     one_size, count = (int(value) for value in np.frombuffer(sizes_box, ">u4", 2, 4))
     if count < 1:
-        raise _Unusual
+        raise UnusualError
     sizes = np.full(count, one_size, np.int64) if one_size else _column(sizes_box, ">u4", 1, count, at=12)[:, 0]
-    durations = _runs(boxes[b"stts"], count)
+    durations = _runs(table[b"stts"], count)
     if durations.min() < 1:
-        raise _Unusual  # FFmpeg mends such clocks in its own way
-    offsets = _runs(boxes[b"ctts"], count) if b"ctts" in boxes else np.zeros(count, np.int64)
+        raise UnusualError  # FFmpeg mends such clocks in its own way
+    offsets = _runs(table[b"ctts"], count) if b"ctts" in table else np.zeros(count, np.int64)
     keyframe = np.ones(count, bool)
-    if b"stss" in boxes:
-        places = _column(boxes[b"stss"], ">u4", 1, _count(boxes[b"stss"]))[:, 0] - 1
+    if b"stss" in table:
+        places = _column(table[b"stss"], ">u4", 1, _count(table[b"stss"]))[:, 0] - 1
         if not len(places) or places.min() < 0 or places.max() >= count:
-            raise _Unusual
+            raise UnusualError
         keyframe[:] = False
         keyframe[places] = True
     dts = np.cumsum(durations) - durations
@@ -320,7 +259,7 @@ def _count(box: memoryview) -> int:
 def _column(box: memoryview, kind: str, columns: int, count: int, at: int = 8) -> npt.NDArray[np.int64]:
     """A table's entries: int64 (count, columns)."""
     if len(box) < at + 4 * columns * count:
-        raise _Unusual
+        raise UnusualError
     return np.frombuffer(box, kind, columns * count, at).astype(np.int64).reshape(count, columns)
 
 
@@ -328,5 +267,5 @@ def _runs(box: memoryview, count: int) -> npt.NDArray[np.int64]:
     """A table of (how many samples, signed value), written out: int64 (count,)."""
     entries = _column(box, ">i4", 2, _count(box))
     if len(entries) == 0 or entries[:, 0].min() < 0 or entries[:, 0].sum() != count:
-        raise _Unusual
+        raise UnusualError
     return np.repeat(entries[:, 1], entries[:, 0])

@@ -14,6 +14,9 @@ from typing import Any, get_type_hints
 
 import av
 import av.error
+
+# PyAV would import it when it meets subtitles, where a worker's sandbox has closed the file system.
+import av.subtitles.codeccontext
 import numpy as np
 
 from cope_codec import samples, sandbox, wire
@@ -103,9 +106,6 @@ def address_space() -> int:
 
 def _warm_up() -> None:
     """Run every path once, so that kernels are loaded (files are out of reach later) and libraries bound."""
-    # PyAV imports it when it meets a file with subtitles, and imports are out of a closed worker's reach.
-    import av.subtitles.codeccontext  # noqa: F401
-
     random = np.random.default_rng(0)
     pictures = [random.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(4)]
     data = samples.encode(pictures, codec="mpeg4", fps=2, b_frames=0, quantiser=5)

@@ -140,3 +140,30 @@ def test_frames_shown_at_one_time_make_one_slot(options: VideoOptions) -> None:
     plan = make_plan(replace(index, pts=index.pts // 2000 * 2000), options)
     times = [slot.time_s for gop in plan.gops for slot in gop.slots]
     assert all(later > earlier for earlier, later in pairwise(times))
+
+
+@pytest.mark.parametrize(("fps", "grid"), [(1, 1.0), (2, 2.0), (5, 3.0), (3, 2.0)])
+def test_slow_video_with_b_frames_loses_no_slots(fps: int, grid: float) -> None:
+    """Its anchors lie further apart than the grid's cells: `auto` takes all frames, re-encoded."""
+    data = clip(
+        30, width=64, height=64, fps=fps, gop=250, b_frames=3, options=(("b_strategy", "0"), ("sc_threshold", "0"))
+    )
+    plans = {mode: cope_codec.open(data, mode=mode, fps=grid).plan for mode in ("auto", "native", "transcode")}
+    slots = {mode: plan.i_frames + plan.p_frames for mode, plan in plans.items()}
+    assert plans["auto"].mode == "transcode"
+    assert slots["auto"] == slots["transcode"] == round(30 * min(fps, grid))
+    assert slots["native"] < 0.7 * slots["auto"]
+
+
+def test_a_growing_slow_video_does_not_change_its_mind() -> None:
+    data = clip(40, width=64, height=64, fps=1, gop=250, b_frames=3, container="mpegts", options=(("b_strategy", "0"),))
+    whole = cope_codec.open(data).plan
+    for share in (0.3, 0.5, 0.8):
+        part = cope_codec.open(data[: int(len(data) * share)]).plan
+        if len(part.gops) > 1:
+            assert [gop.key for gop in part.gops[:-1]] == [gop.key for gop in whole.gops[: len(part.gops) - 1]]
+
+
+def test_usual_video_is_native() -> None:
+    for fps, grid in ((30, 1.0), (30, 3.0), (15, 2.0), (25, 1.7)):
+        assert cope_codec.open(clip(10, width=64, height=64, fps=fps, b_frames=3), fps=grid).plan.mode == "native"
