@@ -164,6 +164,26 @@ def test_each_packet_is_read_once_and_planned_twice_a_gop(monkeypatch: pytest.Mo
     assert plans <= 10 * got
 
 
+def test_every_real_file_comes_as_it_is(videos: Path) -> None:
+    options, early = VideoOptions(gop_slots=2), 0
+    for path in sorted(path for path in videos.iterdir() if path.suffix in (".mp4", ".mkv", ".webm", ".avi", ".mpg")):
+        data = path.read_bytes()
+        try:
+            whole = list(open_video(data, options).gops(16))
+        except CodecError as error:
+            with VideoFeed(options, 16) as feed, pytest.raises(CodecError) as caught:
+                list(feed.feed(data))
+                feed.finish()
+            assert caught.value.code == error.code, path.name
+            continue
+        with VideoFeed(options, 16) as feed:
+            got = [gop for at in range(0, len(data), 10_000) for gop in feed.feed(data[at : at + 10_000])]
+            early += len(got)
+            got += feed.finish()
+        same(got, whole)
+    assert early > 10  # of files that begin with their index, and Matroska
+
+
 def test_gops_that_are_not_taken_come_with_the_next_call() -> None:
     data = encoded(12, container="matroska")
     options = VideoOptions(gop_slots=2)
