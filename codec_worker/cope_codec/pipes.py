@@ -16,6 +16,8 @@ from typing import Any
 from pebble.common.types import Result, ResultStatus
 from pebble.pool.process import Acknowledgement, TaskResult
 
+from cope_codec.processes import CleanProcess
+
 # What a worker says of a task, small enough that a write is never torn: (code or "", message, param).
 Answer = tuple[str, str, str | None]
 BUG = "bug"  # the code for what is no fault of the video's
@@ -23,7 +25,9 @@ _MOST_BYTES = 8192
 
 
 class GuardedContext(SpawnContext):
-    """Spawns processes whose answers are not unpickled. For pebble pools of one process."""
+    """Spawns clean processes whose answers are not unpickled. For pebble pools of one process."""
+
+    Process = CleanProcess
 
     def RLock(self) -> Any:
         """No lock at all: pebble's keep several workers of one pool from reading each other's tasks.

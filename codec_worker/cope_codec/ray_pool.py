@@ -37,6 +37,7 @@ from cope_codec.options import VideoOptions
 from cope_codec.plan import GopPlan, VideoPlan
 from cope_codec.pool import CodecPool
 from cope_codec.primitives import GopPrimitives
+from cope_codec.sandbox import Sandboxed
 from cope_codec.shared import SharedFd, anonymous_file, seal, write
 from cope_codec.wire import packed
 
@@ -61,7 +62,7 @@ class _Answer:
 class _Actor:
     """Runs in a Ray process: hands tasks to the one worker of its own pool. Its methods are coroutines of one loop."""
 
-    def __init__(self, limits: Limits, sandboxed: bool) -> None:
+    def __init__(self, limits: Limits, sandboxed: Sandboxed) -> None:
         self._limits = limits
         self._pool = CodecPool(1, limits=limits, sandboxed=sandboxed)
         self._inputs: OrderedDict[str, SharedFd] = OrderedDict()
@@ -168,7 +169,7 @@ class RayPool(CodecExecutor):
         *,
         limits: Limits = DEFAULT_LIMITS,
         max_queue: int = 256,
-        sandboxed: bool = True,
+        sandboxed: Sandboxed = True,
     ) -> None:
         if not ray.is_initialized():
             raise RuntimeError("connect to a Ray cluster first: ray.init()")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 from concurrent.futures import Future
@@ -18,10 +19,14 @@ from cope_codec.jobs import Job
 from cope_codec.limits import Limits
 from cope_codec.options import VideoOptions
 from cope_codec.pipes import Answer, GuardedContext
+from cope_codec.sandbox import Sandboxed
 
 _CANCEL_GRACE_S = 0.1  # a worker that has not let go of a cancelled task by then is killed
 _STUCK_S = 5.0  # beyond the wall time: pebble itself did not notice
 _OPTIONS = frozenset(field.name for field in fields(VideoOptions))
+_MOST_LOGGED = 500
+
+_log = logging.getLogger(__name__)
 
 
 class Slot:
@@ -33,10 +38,10 @@ class Slot:
     Args:
         address: of the parent's `Handover`.
         limits: what a task may take.
-        sandboxed: take files and network from the worker, where the kernel can.
+        sandboxed: as in `CodecPool`.
     """
 
-    def __init__(self, address: str, limits: Limits, sandboxed: bool) -> None:
+    def __init__(self, address: str, limits: Limits, sandboxed: Sandboxed) -> None:
         self._address, self._limits, self._sandboxed = address, limits, sandboxed
         self.job: Job | None = None
         self.rebuilding = False
@@ -115,7 +120,8 @@ def outcome(job: Job, done: Future[Answer], limits: Limits) -> Outcome:
         known = param in _OPTIONS
         return Outcome(error=CodecError(cast(CodecErrorCode, code), message, param=param if known else None))
     if code:
-        return Outcome(error=RuntimeError(f"in a codec worker: {message}"))
+        _log.warning("a codec worker failed unexpectedly: %r", message[:_MOST_LOGGED])
+        return Outcome(error=RuntimeError("a codec worker failed unexpectedly; the log says more"))
     if job.cancelled():
         return Outcome()
     try:
