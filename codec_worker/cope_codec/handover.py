@@ -38,8 +38,8 @@ class Handover:
 
     Workers connect before their sandbox closes and keep the connection. The address is abstract, so no file is left
     behind, and who is no child of ours is turned away. A worker says once that it is ready, then asks for each of its
-    tasks once and reads the answer. One that says anything else, or does not read, has been taken over: it is killed,
-    and never waited for.
+    tasks once and reads the answer. One that says anything else, does not read, or hangs up is killed, and never waited
+    for.
 
     Args:
         fetched: called with the token and the worker's process id when a worker takes a task's descriptors.
@@ -125,17 +125,15 @@ class Handover:
         peer = self._peers[connection]
         try:
             message = connection.recv(TOKEN_BYTES + 1)
-            if not message:
-                self._leave(selector, connection)
-            elif message == _YES and not peer.ready:
+            if message == _YES and not peer.ready:
                 peer.ready = True
                 self._joined(peer.pid)
-            elif not self._hand_over(message, connection):
-                self._drop(selector, connection)
-        except BlockingIOError:
-            self._drop(selector, connection)  # it does not read its answers
+                return
+            well = self._hand_over(message, connection)
         except OSError:
-            self._leave(selector, connection)  # it died in the middle; the pool hears of it from pebble
+            well = False  # it died in the middle, or does not read its answers
+        if not well:
+            self._drop(selector, connection)
 
     def _hand_over(self, token: bytes, connection: socket.socket) -> bool:
         """Send a task's descriptors, once; False if there was no such task.
@@ -159,16 +157,15 @@ class Handover:
         return True
 
     def _drop(self, selector: selectors.BaseSelector, connection: socket.socket) -> None:
-        """End a worker that has been taken over; pebble sees it dead, as any other."""
+        """End a worker that is gone, or has been taken over; pebble sees it dead, as any other."""
+        pid = self._peers.pop(connection).pid
         # First, since a worker whose connection ends would end well, of which pebble says nothing.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._peers[connection].pid, signal.SIGKILL)
-        self._leave(selector, connection)
-
-    def _leave(self, selector: selectors.BaseSelector, connection: socket.socket) -> None:
+        if _is_child(pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         selector.unregister(connection)
         connection.close()
-        self._left(self._peers.pop(connection).pid)
+        self._left(pid)
 
 
 def _is_child(pid: int) -> bool:

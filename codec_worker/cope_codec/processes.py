@@ -28,7 +28,7 @@ class CleanProcess(context.SpawnProcess):
     """A spawned process with a small environment, no output but the errors, and no resource tracker."""
 
     @staticmethod
-    def _Popen(process_obj: process.BaseProcess) -> _Popen:  # type: ignore[override]
+    def _Popen(process_obj: process.BaseProcess) -> _Popen:
         return _Popen(process_obj)
 
 
@@ -67,7 +67,7 @@ class _Popen(popen_spawn_posix.Popen):
             for fd in (tracker, child_reads, child_holds):
                 os.close(fd)
         self.pid = self._child.pid
-        self.finalizer = util.Finalize(self, util.close_fds, (self.sentinel, we_write))
+        self.finalizer = util.Finalize(self, _close, (self.sentinel, we_write))
         with open(we_write, "wb", closefd=False) as pipe:
             pipe.write(request.getbuffer())
 
@@ -87,3 +87,8 @@ class _Popen(popen_spawn_posix.Popen):
             except subprocess.TimeoutExpired:
                 return None
         return self.returncode
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -28,7 +28,7 @@ from ray.exceptions import RayActorError, RayError, TaskCancelledError
 
 from cope_codec import worker
 from cope_codec.answers import Opened, read_gops, read_opened
-from cope_codec.errors import CodecError, CodecErrorCode
+from cope_codec.errors import CodecError, CodecErrorCode, unexpected
 from cope_codec.executor import CodecExecutor, PooledVideo, PoolStats, outcome_of
 from cope_codec.index import PacketIndex
 from cope_codec.jobs import Following
@@ -370,6 +370,8 @@ def _translated(error: BaseException | None) -> BaseException | None:
         return CodecError("cancelled", "the task was taken back")
     if isinstance(error, RayActorError):
         return CodecError("worker_died", "the machine or the process of a codec worker failed")
-    if isinstance(error, RayError) and not isinstance(error, ray.exceptions.RayTaskError):
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return unexpected(str(error))  # Ray's words hold a traceback
+    if isinstance(error, RayError):
         return CodecError("worker_died", f"Ray lost the task: {type(error).__name__}")
     return error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 from concurrent.futures import Future
@@ -13,7 +12,7 @@ from typing import Any, cast, get_args
 import pebble
 
 from cope_codec import shared, worker
-from cope_codec.errors import CodecError, CodecErrorCode
+from cope_codec.errors import CodecError, CodecErrorCode, unexpected
 from cope_codec.executor import START_S
 from cope_codec.jobs import Job
 from cope_codec.limits import Limits
@@ -24,9 +23,6 @@ from cope_codec.sandbox import Sandboxed
 _CANCEL_GRACE_S = 0.1  # a worker that has not let go of a cancelled task by then is killed
 _STUCK_S = 5.0  # beyond the wall time: pebble itself did not notice
 _OPTIONS = frozenset(field.name for field in fields(VideoOptions))
-_MOST_LOGGED = 500
-
-_log = logging.getLogger(__name__)
 
 
 class Slot:
@@ -120,8 +116,7 @@ def outcome(job: Job, done: Future[Answer], limits: Limits) -> Outcome:
         known = param in _OPTIONS
         return Outcome(error=CodecError(cast(CodecErrorCode, code), message, param=param if known else None))
     if code:
-        _log.warning("a codec worker failed unexpectedly: %r", message[:_MOST_LOGGED])
-        return Outcome(error=RuntimeError("a codec worker failed unexpectedly; the log says more"))
+        return Outcome(error=unexpected(message))
     if job.cancelled():
         return Outcome()
     try:
