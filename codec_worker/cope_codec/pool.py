@@ -223,9 +223,11 @@ class CodecPool(CodecExecutor):
             failed = not done.cancelled() and done.exception() is not None
             if job.pid is not None and failed:
                 self._warm.discard(job.pid)  # its connection will say so too, but later
-            if job.pid is not None and result.lied:
-                slot.rebuilding = True  # the keeper sees it dead and builds it again
-                send_signal(job.pid, signal.SIGKILL)
+            if result.suspect:
+                slot.rebuilding = slot.condemned = True  # the keeper ends it and builds it again
+                if job.pid is not None:
+                    self._warm.discard(job.pid)
+                    send_signal(job.pid, signal.SIGKILL)
             # The worker may have died before the task reached it.
             repeat = failed and job.fetched_s is None and job.again
             repeat = repeat and not job.cancelled() and not self._closed.is_set()
@@ -296,7 +298,7 @@ class CodecPool(CodecExecutor):
             for slot, job in slots:
                 with self._lock:
                     stuck = job is not None and slot.job is job and slot.is_stuck(job, now)
-                    broken = stuck or slot.broken
+                    broken = stuck or slot.broken or slot.condemned
                     if broken:
                         slot.rebuilding = True
                         slot.job = None

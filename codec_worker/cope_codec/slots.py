@@ -41,6 +41,7 @@ class Slot:
         self._address, self._limits, self._sandboxed = address, limits, sandboxed
         self.job: Job | None = None
         self.rebuilding = False
+        self.condemned = False  # to be ended, since it may have been taken over
         self._pebble: Any = None
         self.build()
 
@@ -63,7 +64,7 @@ class Slot:
             context=GuardedContext(),
         )
         _ = self._pebble.active  # starts the process now, not with the first task
-        self.rebuilding = False
+        self.rebuilding = self.condemned = False
 
     def end(self) -> None:
         """End the worker, whatever it is doing."""
@@ -95,12 +96,12 @@ class Outcome:
     Attributes:
         value: its result.
         error: or why there is none.
-        lied: the worker's answer was none: it must not be given another task.
+        suspect: the worker's answer was none, or a failure that no video should cause: it is given no other task.
     """
 
     value: object = None
     error: BaseException | None = None
-    lied: bool = False
+    suspect: bool = False
 
 
 def outcome(job: Job, done: Future[Answer], limits: Limits) -> Outcome:
@@ -116,14 +117,14 @@ def outcome(job: Job, done: Future[Answer], limits: Limits) -> Outcome:
         known = param in _OPTIONS
         return Outcome(error=CodecError(cast(CodecErrorCode, code), message, param=param if known else None))
     if code:
-        return Outcome(error=unexpected(message))
+        return Outcome(error=unexpected(message), suspect=True)
     if job.cancelled():
         return Outcome()
     try:
         shared.seal(job.result_fd)
         return Outcome(job.read(shared.mapped(job.result_fd)))
     except Exception as problem:  # noqa: BLE001 - whatever it did, it was no answer, and the caller waits
-        return Outcome(error=CodecError("worker_died", f"the worker's answer cannot be used: {problem}"), lied=True)
+        return Outcome(error=CodecError("worker_died", f"the worker's answer cannot be used: {problem}"), suspect=True)
 
 
 def _reason(error: BaseException, limits: Limits) -> CodecError:

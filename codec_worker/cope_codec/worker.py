@@ -148,7 +148,10 @@ def run(token: bytes) -> Answer:
         A `CodecError`'s code, message and param, or an empty code when all is well.
     """
     assert _State.receiver is not None
-    fds = _State.receiver.take(token)
+    try:
+        fds = _State.receiver.take(token)
+    except OSError:
+        os._exit(1)  # no task can reach this process any more
     if not fds:
         return "cancelled", "the task was taken back", None
     answer: Answer
