@@ -92,23 +92,22 @@ def close_calls() -> bool:
     """
     if not has_seccomp():
         return False
-    program = _filter()
-    code = ctypes.create_string_buffer(program)
-    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
+    code = ctypes.create_string_buffer(program())
+    header = struct.pack("@HP", len(code) // 8, ctypes.addressof(code))
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         return False
     return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0) == 0)
 
 
-def _filter() -> bytes:
-    """The BPF program: each call is a test of its number and what follows from it, or on to the next."""
+def program() -> bytes:
+    """The filter in BPF, for this process: of each call a test of its number, then what it gets."""
 
     def step(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
         return struct.pack("<HBBI", code, yes, no, value)
 
     refuse = step(_RETURN, _ERRNO | errno.EPERM)
-    program = [
+    steps = [
         step(_LOAD, _ARCHITECTURE),
         step(_JUMP_EQUAL, syscalls.ARCHITECTURES[platform.machine()], 1, 0),
         step(_RETURN, _KILL),
@@ -126,5 +125,5 @@ def _filter() -> bytes:
                 then.append(step(_JUMP_EQUAL, value, len(call.values) - position, 0))
             then.append(refuse)
         then.append(step(_RETURN, _ALLOW))
-        program += [step(_JUMP_EQUAL, call.number, 0, len(then)), *then]
-    return b"".join([*program, refuse])
+        steps += [step(_JUMP_EQUAL, call.number, 0, len(then)), *then]
+    return b"".join([*steps, refuse])

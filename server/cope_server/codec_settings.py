@@ -131,10 +131,15 @@ def to_environment(arguments: argparse.Namespace, environment: MutableMapping[st
     """Put the options given into the environment, before what it held, and check all of it.
 
     Raises:
-        ValueError: as `CodecSettings.from_environment`.
+        ValueError: as `CodecSettings.from_environment`, or a sandbox is required that this machine cannot close.
     """
     for name in (*(name for name, _, _ in _KINDS), *_CHOICES):
         value = getattr(arguments, f"codec_{name}", None)
         if value is not None:
             environment[_PREFIX + name.upper()] = value
-    CodecSettings.from_environment(environment)
+    settings = CodecSettings.from_environment(environment)
+    if settings.sandbox == "require" and settings.executor == "local":
+        from cope_codec import sandbox
+
+        if lacking := sandbox.missing():
+            raise ValueError(f"{_PREFIX}SANDBOX is 'require', but this machine lacks {' and '.join(lacking)}")
