@@ -163,7 +163,7 @@ FIND = """
 """
 
 
-@pytest.mark.parametrize("name", ["pickle", "garbage", "too long", "json"])
+@pytest.mark.parametrize("name", ["pickle", "garbage", "too long", "json", "half", "a size"])
 def test_lies_in_the_pipe(pool: CodecPool, name: str, tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     data = {
@@ -171,9 +171,13 @@ def test_lies_in_the_pipe(pool: CodecPool, name: str, tmp_path: Path) -> None:
         "garbage": b"\xff" * 100,
         "too long": b"[" * 100_000,
         "json": b'[{"task": 1}, "", "", []]',
+        "half": b"\0\0\0\x64half of it",
+        "a size": b"\0\0",
     }[name]
+    send = "os.write({0}.fileno(), data)" if name in ("half", "a size") else "{0}.send_bytes(data)"
     pool.wait_until_warm()
-    source = f"{FIND}\n    find('process_tasks', 'channel').writer.send_bytes(data)\n    import time; time.sleep(10)"
+    send = send.format("find('process_tasks', 'channel').writer")
+    source = f"{FIND}\n    {send}\n    import time; time.sleep(10)"
     with pytest.raises(CodecError) as caught:
         pool.run_soon(worker.call, (exec, textwrap.dedent(source), {"data": data}), []).result(timeout=30)
     assert caught.value.code == "worker_died"
