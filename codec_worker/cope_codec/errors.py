@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Literal, get_args
 
@@ -34,6 +35,9 @@ MEANINGS: Mapping[CodecErrorCode, str] = {
     "queue_full": "too many tasks are waiting; the video itself may be good, so try again later",
 }
 CODES: tuple[str, ...] = get_args(CodecErrorCode)
+_MOST_LOGGED = 500
+
+_log = logging.getLogger(__name__)
 
 
 class CodecError(ValueError):
@@ -56,3 +60,9 @@ class CodecError(ValueError):
 
 def _rebuild(code: CodecErrorCode, message: str, param: str | None) -> CodecError:
     return CodecError(code, message, param=param)
+
+
+def unexpected(detail: str) -> RuntimeError:
+    """The error for a bug of ours in a worker: the detail may name files of the server, and goes to the log only."""
+    _log.warning("a codec worker failed unexpectedly: %r", detail[-_MOST_LOGGED:])
+    return RuntimeError("a codec worker failed unexpectedly; the log says more")

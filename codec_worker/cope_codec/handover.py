@@ -7,22 +7,39 @@ import os
 import secrets
 import select
 import selectors
+import signal
 import socket
 import struct
 import threading
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 TOKEN_BYTES = 16
 _MOST_FDS = 8
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 _YES, _NO = b"\x01", b"\x00"
+_MOST_TAKEN_BACK = 4096  # tokens that a worker may still ask for in vain
+_NO_DESCRIPTORS_S = 0.05  # until the next try when this process has no descriptor left for a new connection
+
+
+@dataclass(slots=True)
+class _Peer:
+    """A connected worker."""
+
+    pid: int
+    ready: bool = False
 
 
 class Handover:
     """The parent's side: one thread that answers all workers.
 
     Workers connect before their sandbox closes and keep the connection. The address is abstract, so no file is left
-    behind; who does not run under our user is turned away, and who does not know a token gets nothing.
+    behind, and who is no child of ours is turned away. A worker says once that it is ready, then asks for each of its
+    tasks once and reads the answer. One that says anything else, does not read, or hangs up is killed, and never waited
+    for.
 
     Args:
         fetched: called with the token and the worker's process id when a worker takes a task's descriptors.
@@ -34,13 +51,15 @@ class Handover:
     ) -> None:
         self._fetched, self._joined, self._left = fetched, joined, left
         self._fds: dict[bytes, tuple[int, ...]] = {}
+        self._taken_back: OrderedDict[bytes, None] = OrderedDict()
         self._lock = threading.Lock()
         self.address = f"\0cope-codec-{os.getpid()}-{secrets.token_hex(16)}"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(self.address)
         self._listener.listen(128)
+        self._listener.setblocking(False)
         self._wake_read, self._wake_write = socket.socketpair()
-        self._pids: dict[socket.socket, int] = {}
+        self._peers: dict[socket.socket, _Peer] = {}
         self._thread = threading.Thread(target=self._serve, name="cope-codec-handover", daemon=True)
         self._thread.start()
 
@@ -55,7 +74,12 @@ class Handover:
     def withdraw(self, token: bytes) -> None:
         """Forget an offer, whether it was taken or not."""
         with self._lock:
-            fds = self._fds.pop(token, ())
+            fds = self._fds.pop(token, None)
+            if fds is None:
+                return
+            self._taken_back[token] = None
+            if len(self._taken_back) > _MOST_TAKEN_BACK:
+                self._taken_back.popitem(last=False)
         for fd in fds:
             os.close(fd)
 
@@ -73,7 +97,7 @@ class Handover:
             while True:
                 for key, _ in selector.select():
                     if key.fileobj is self._wake_read:
-                        for connection in (*self._pids, self._listener, self._wake_read, self._wake_write):
+                        for connection in (*self._peers, self._listener, self._wake_read, self._wake_write):
                             connection.close()
                         return
                     if key.fileobj is self._listener:
@@ -83,35 +107,74 @@ class Handover:
                         self._answer(selector, key.fileobj)
 
     def _accept(self, selector: selectors.BaseSelector) -> None:
-        connection, _ = self._listener.accept()
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            time.sleep(_NO_DESCRIPTORS_S)
+            return
         who = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid, user, _ = _CREDENTIALS.unpack(who)
-        if user != os.getuid():
+        if user != os.getuid() or not _is_child(pid) or any(peer.pid == pid for peer in self._peers.values()):
             connection.close()
             return
-        self._pids[connection] = pid
+        connection.setblocking(False)
+        self._peers[connection] = _Peer(pid)
         selector.register(connection, selectors.EVENT_READ)
 
     def _answer(self, selector: selectors.BaseSelector, connection: socket.socket) -> None:
-        pid = self._pids[connection]
+        peer = self._peers[connection]
         try:
-            token = connection.recv(TOKEN_BYTES)
-            if token == _YES:  # the worker is warm
-                self._joined(pid)
+            message = connection.recv(TOKEN_BYTES + 1)
+            if message == _YES and not peer.ready:
+                peer.ready = True
+                self._joined(peer.pid)
                 return
-            if token:
-                with self._lock:
-                    fds = self._fds.get(token, ())
-                    socket.send_fds(connection, [_YES if fds else _NO], fds)
-                if fds:
-                    self._fetched(token, pid)
-                return
+            well = self._hand_over(message, connection)
         except OSError:
-            pass  # the worker died in the middle; the pool hears of it from pebble
+            well = False  # it died in the middle, or does not read its answers
+        if not well:
+            self._drop(selector, connection)
+
+    def _hand_over(self, token: bytes, connection: socket.socket) -> bool:
+        """Send a task's descriptors, once; False if there was no such task.
+
+        Raises:
+            OSError: the worker is gone, or does not read.
+        """
+        with self._lock:
+            fds = self._fds.pop(token, ())
+            known = bool(fds) or token in self._taken_back
+            self._taken_back.pop(token, None)
+        if not known:
+            return False
+        try:
+            socket.send_fds(connection, [_YES if fds else _NO], fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        if fds:
+            self._fetched(token, self._peers[connection].pid)
+        return True
+
+    def _drop(self, selector: selectors.BaseSelector, connection: socket.socket) -> None:
+        """End a worker that is gone, or has been taken over; pebble sees it dead, as any other."""
+        pid = self._peers.pop(connection).pid
+        # First, since a worker whose connection ends would end well, of which pebble says nothing.
+        if _is_child(pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         selector.unregister(connection)
         connection.close()
-        del self._pids[connection]
         self._left(pid)
+
+
+def _is_child(pid: int) -> bool:
+    """A process has been started by this one."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return int(status.rpartition(")")[2].split()[1]) == os.getpid()
 
 
 class Receiver:

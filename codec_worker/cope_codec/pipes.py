@@ -6,8 +6,12 @@ multiprocessing context that it is given, so that is where ours come in.
 
 from __future__ import annotations
 
+import array
+import fcntl
 import json
 import os
+import struct
+import termios
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
@@ -16,14 +20,19 @@ from typing import Any
 from pebble.common.types import Result, ResultStatus
 from pebble.pool.process import Acknowledgement, TaskResult
 
+from cope_codec.processes import CleanProcess
+
 # What a worker says of a task, small enough that a write is never torn: (code or "", message, param).
 Answer = tuple[str, str, str | None]
 BUG = "bug"  # the code for what is no fault of the video's
 _MOST_BYTES = 8192
+_SIZE = struct.Struct("!i")  # what multiprocessing puts before a message
 
 
 class GuardedContext(SpawnContext):
-    """Spawns processes whose answers are not unpickled. For pebble pools of one process."""
+    """Spawns clean processes whose answers are not unpickled. For pebble pools of one process."""
+
+    Process = CleanProcess
 
     def RLock(self) -> Any:
         """No lock at all: pebble's keep several workers of one pool from reading each other's tasks.
@@ -57,7 +66,15 @@ class _AnswerReader(Connection):
         Raises:
             OSError: it is none that a worker of ours sends; pebble then gives the worker up.
         """
-        data = self.recv_bytes(_MOST_BYTES)
+        there = array.array("i", [0])
+        fcntl.ioctl(self.fileno(), termios.FIONREAD, there)
+        if not there[0]:
+            raise EOFError
+        # A worker writes a message at once. Waiting for the rest of half a one would let it have the next worker's.
+        (size,) = _SIZE.unpack(os.read(self.fileno(), _SIZE.size).ljust(_SIZE.size, b"\xff"))
+        if not 0 <= size <= min(_MOST_BYTES, there[0] - _SIZE.size):
+            raise OSError("a codec worker sent half a message, or too long a one")
+        data = os.read(self.fileno(), size)
         try:
             return _message(json.loads(data))
         except (ValueError, TypeError, RecursionError):

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from cope_codec import worker
+from cope_codec import sandbox, worker
 from cope_codec.answers import Opened, read_gops, read_opened
 from cope_codec.errors import CodecError
 from cope_codec.executor import CodecExecutor, PooledVideo, PoolStats, outcome_of
@@ -34,6 +34,7 @@ from cope_codec.options import VideoOptions
 from cope_codec.pipes import Answer
 from cope_codec.plan import GopPlan
 from cope_codec.primitives import GopPrimitives
+from cope_codec.sandbox import Sandboxed
 from cope_codec.shared import SharedFd, anonymous_file, dump, seal, share_source, write
 from cope_codec.slots import Outcome, Slot, outcome, send_signal
 from cope_codec.wire import pack, unpack
@@ -59,7 +60,11 @@ class CodecPool(CodecExecutor):
         limits: what a video and a task may take.
         max_queue: tasks that may wait; `open` is refused with `queue_full` beyond it. Videos that were let in may
             exceed it by their own groups of GOPs, of which no more than there are workers, and one, wait at a time.
-        sandboxed: take files and network from the workers, where the kernel can.
+        sandboxed: take from the workers all that decoding does not need, where the kernel can; `"require"` starts none
+            where it cannot.
+
+    Raises:
+        RuntimeError: a sandbox is required and this machine lacks what it takes.
     """
 
     def __init__(
@@ -68,12 +73,14 @@ class CodecPool(CodecExecutor):
         *,
         limits: Limits = DEFAULT_LIMITS,
         max_queue: int = 256,
-        sandboxed: bool = True,
+        sandboxed: Sandboxed = True,
     ) -> None:
         if workers is None:
             workers = len(os.sched_getaffinity(0))
         if workers < 1 or max_queue < 1:
             raise ValueError("a pool needs at least one worker and one place to wait")
+        if sandboxed == "require":
+            sandbox.require()
         self.limits, self.max_queue, self.size = limits, max_queue, workers
         self._lock = threading.RLock()
         self._queue: deque[Job] = deque()
@@ -216,9 +223,11 @@ class CodecPool(CodecExecutor):
             failed = not done.cancelled() and done.exception() is not None
             if job.pid is not None and failed:
                 self._warm.discard(job.pid)  # its connection will say so too, but later
-            if job.pid is not None and result.lied:
-                slot.rebuilding = True  # the keeper sees it dead and builds it again
-                send_signal(job.pid, signal.SIGKILL)
+            if result.suspect:
+                slot.rebuilding = slot.condemned = True  # the keeper ends it and builds it again
+                if job.pid is not None:
+                    self._warm.discard(job.pid)
+                    send_signal(job.pid, signal.SIGKILL)
             # The worker may have died before the task reached it.
             repeat = failed and job.fetched_s is None and job.again
             repeat = repeat and not job.cancelled() and not self._closed.is_set()
@@ -289,7 +298,7 @@ class CodecPool(CodecExecutor):
             for slot, job in slots:
                 with self._lock:
                     stuck = job is not None and slot.job is job and slot.is_stuck(job, now)
-                    broken = stuck or slot.broken
+                    broken = stuck or slot.broken or slot.condemned
                     if broken:
                         slot.rebuilding = True
                         slot.job = None

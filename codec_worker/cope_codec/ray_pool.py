@@ -28,7 +28,7 @@ from ray.exceptions import RayActorError, RayError, TaskCancelledError
 
 from cope_codec import worker
 from cope_codec.answers import Opened, read_gops, read_opened
-from cope_codec.errors import CodecError, CodecErrorCode
+from cope_codec.errors import CodecError, CodecErrorCode, unexpected
 from cope_codec.executor import CodecExecutor, PooledVideo, PoolStats, outcome_of
 from cope_codec.index import PacketIndex
 from cope_codec.jobs import Following
@@ -37,6 +37,7 @@ from cope_codec.options import VideoOptions
 from cope_codec.plan import GopPlan, VideoPlan
 from cope_codec.pool import CodecPool
 from cope_codec.primitives import GopPrimitives
+from cope_codec.sandbox import Sandboxed
 from cope_codec.shared import SharedFd, anonymous_file, seal, write
 from cope_codec.wire import packed
 
@@ -61,7 +62,7 @@ class _Answer:
 class _Actor:
     """Runs in a Ray process: hands tasks to the one worker of its own pool. Its methods are coroutines of one loop."""
 
-    def __init__(self, limits: Limits, sandboxed: bool) -> None:
+    def __init__(self, limits: Limits, sandboxed: Sandboxed) -> None:
         self._limits = limits
         self._pool = CodecPool(1, limits=limits, sandboxed=sandboxed)
         self._inputs: OrderedDict[str, SharedFd] = OrderedDict()
@@ -168,7 +169,7 @@ class RayPool(CodecExecutor):
         *,
         limits: Limits = DEFAULT_LIMITS,
         max_queue: int = 256,
-        sandboxed: bool = True,
+        sandboxed: Sandboxed = True,
     ) -> None:
         if not ray.is_initialized():
             raise RuntimeError("connect to a Ray cluster first: ray.init()")
@@ -369,6 +370,8 @@ def _translated(error: BaseException | None) -> BaseException | None:
         return CodecError("cancelled", "the task was taken back")
     if isinstance(error, RayActorError):
         return CodecError("worker_died", "the machine or the process of a codec worker failed")
-    if isinstance(error, RayError) and not isinstance(error, ray.exceptions.RayTaskError):
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return unexpected(str(error))  # Ray's words hold a traceback
+    if isinstance(error, RayError):
         return CodecError("worker_died", f"Ray lost the task: {type(error).__name__}")
     return error

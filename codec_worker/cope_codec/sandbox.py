@@ -1,15 +1,23 @@
-"""Takes from the calling process what decoding a video never needs: files by name, sockets, other programs.
+"""Takes from the calling process what decoding a video never needs: files by name, sockets, other processes.
 
-Landlock (Linux 5.13) closes the file system, a seccomp filter the network and `exec`. Descriptors that are open, or
-are handed over later, keep working: that is how a worker reads its one video.
+A seccomp filter refuses every system call that is not on a short list (`syscalls`). Landlock (Linux 5.13) closes the
+file system, TCP and, from version 6 on, abstract sockets and signals a second time. Descriptors that are open, or are
+handed over later, keep working: that is how a worker reads its one video.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import struct
+from typing import Literal
+
+from cope_codec import syscalls
+
+# Whether workers are closed: where the kernel can, not at all, or not without.
+Sandboxed = bool | Literal["require"]
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 # The same numbers on every architecture.
@@ -17,24 +25,13 @@ _LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
 _LANDLOCK_CREATE_RULESET_VERSION = 1
 _FS_RIGHTS_OF_ABI = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # how many kinds of access the kernel knows
 _NET_RIGHTS = 0b11  # bind and connect of TCP, from version 4 on
+_SCOPES = 0b11  # abstract sockets of, and signals to, processes outside, from version 6 on
 
-# System calls refused with EPERM: new sockets, and ways into other programs.
-_REFUSED = {
-    "x86_64": (
-        0xC000003E,
-        {"socket": 41, "connect": 42, "bind": 49, "socketpair": 53, "execve": 59, "ptrace": 101, "execveat": 322}
-        | {"process_vm_readv": 310, "process_vm_writev": 311},
-    ),
-    "aarch64": (
-        0xC00000B7,
-        {"socket": 198, "socketpair": 199, "bind": 200, "connect": 203, "execve": 221, "ptrace": 117, "execveat": 281}
-        | {"process_vm_readv": 270, "process_vm_writev": 271},
-    ),
-}
-_LOAD, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
-_ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000 | 1, 0x80000000  # the 1 is EPERM
+# BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_JMP|JGE|K, BPF_RET|K
+_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+_ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _X32 = 0x40000000  # calls of the x32 ABI have other numbers: refuse them all
-_JUMP_AT_LEAST = 0x35
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # where they lie in what a filter sees
 
 
 def landlock_version() -> int:
@@ -45,6 +42,29 @@ def landlock_version() -> int:
     )
 
 
+def has_seccomp() -> bool:
+    """The kernel has filters of system calls, and the machine's calls are known here."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    # No filter lies at address 0: a kernel that looks there has them.
+    looked = libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, None, 0, 0) and ctypes.get_errno() == errno.EFAULT
+    return bool(looked) and platform.machine() in syscalls.ARCHITECTURES
+
+
+def missing() -> list[str]:
+    """What this machine lacks for a sandbox."""
+    return [name for name, there in (("Landlock", landlock_version()), ("seccomp", has_seccomp())) if not there]
+
+
+def require() -> None:
+    """See that a sandbox can be closed here.
+
+    Raises:
+        RuntimeError: it cannot.
+    """
+    if lacking := missing():
+        raise RuntimeError(f"codec workers cannot be sandboxed: this machine lacks {' and '.join(lacking)}")
+
+
 def close_files() -> bool:
     """Refuse this process and its children every file by name, for good; True if the kernel can do that."""
     version = landlock_version()
@@ -52,9 +72,8 @@ def close_files() -> bool:
         return False
     libc = ctypes.CDLL(None, use_errno=True)
     rights = (1 << _FS_RIGHTS_OF_ABI.get(version, 16)) - 1
-    # Older kernels take the longer structure too, as long as what they do not know is zero.
-    ruleset = struct.pack("<QQ", rights, _NET_RIGHTS if version >= 4 else 0)
-    size = len(ruleset) if version >= 4 else 8
+    ruleset = struct.pack("<QQQ", rights, _NET_RIGHTS, _SCOPES)
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
     fd = libc.syscall(_LANDLOCK_CREATE_RULESET, ruleset, ctypes.c_size_t(size), 0)
     if fd < 0:
         return False
@@ -66,25 +85,45 @@ def close_files() -> bool:
         os.close(fd)
 
 
-def close_network() -> bool:
-    """Refuse this process and its children new sockets and programs, for good; True if the kernel can do that."""
-    known = _REFUSED.get(platform.machine())
-    if known is None:
+def close_calls() -> bool:
+    """Refuse this process all but the system calls of `syscalls`, for good; True if the kernel can do that.
+
+    Those refused fail with EPERM, and newer ones with ENOSYS, as if the kernel did not have them.
+    """
+    if not has_seccomp():
         return False
-    architecture, calls = known
-
-    def step(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
-        return struct.pack("<HBBI", code, yes, no, value)
-
-    refuse = len(calls) + 1  # steps from here to the one that refuses
-    program = [step(_LOAD, 4), step(_JUMP_EQUAL, architecture, 1, 0), step(_RETURN, _KILL), step(_LOAD, 0)]
-    program.append(step(_JUMP_AT_LEAST, _X32, refuse, 0))
-    for position, number in enumerate(calls.values()):
-        program.append(step(_JUMP_EQUAL, number, refuse - 1 - position, 0))
-    program += [step(_RETURN, _ALLOW), step(_RETURN, _REFUSE)]
-    code = ctypes.create_string_buffer(b"".join(program))
-    header = struct.pack("@HP", len(program), ctypes.addressof(code))
+    code = ctypes.create_string_buffer(program())
+    header = struct.pack("@HP", len(code) // 8, ctypes.addressof(code))
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         return False
     return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0) == 0)
+
+
+def program() -> bytes:
+    """The filter in BPF, for this process: of each call a test of its number, then what it gets."""
+
+    def step(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
+        return struct.pack("<HBBI", code, yes, no, value)
+
+    refuse = step(_RETURN, _ERRNO | errno.EPERM)
+    steps = [
+        step(_LOAD, _ARCHITECTURE),
+        step(_JUMP_EQUAL, syscalls.ARCHITECTURES[platform.machine()], 1, 0),
+        step(_RETURN, _KILL),
+        step(_LOAD, _NUMBER),
+        step(_JUMP_AT_LEAST, _X32, 0, 1),
+        refuse,
+        step(_JUMP_AT_LEAST, syscalls.FIRST_MISSING, 0, 1),
+        step(_RETURN, _ERRNO | errno.ENOSYS),
+    ]
+    for call in syscalls.needed():
+        then = []
+        if call.argument is not None:
+            then.append(step(_LOAD, _ARGUMENTS + 8 * call.argument))
+            for position, value in enumerate(call.values):
+                then.append(step(_JUMP_EQUAL, value, len(call.values) - position, 0))
+            then.append(refuse)
+        then.append(step(_RETURN, _ALLOW))
+        steps += [step(_JUMP_EQUAL, call.number, 0, len(then)), *then]
+    return b"".join([*steps, refuse])

@@ -12,12 +12,13 @@ from typing import Any, cast, get_args
 import pebble
 
 from cope_codec import shared, worker
-from cope_codec.errors import CodecError, CodecErrorCode
+from cope_codec.errors import CodecError, CodecErrorCode, unexpected
 from cope_codec.executor import START_S
 from cope_codec.jobs import Job
 from cope_codec.limits import Limits
 from cope_codec.options import VideoOptions
 from cope_codec.pipes import Answer, GuardedContext
+from cope_codec.sandbox import Sandboxed
 
 _CANCEL_GRACE_S = 0.1  # a worker that has not let go of a cancelled task by then is killed
 _STUCK_S = 5.0  # beyond the wall time: pebble itself did not notice
@@ -33,13 +34,14 @@ class Slot:
     Args:
         address: of the parent's `Handover`.
         limits: what a task may take.
-        sandboxed: take files and network from the worker, where the kernel can.
+        sandboxed: as in `CodecPool`.
     """
 
-    def __init__(self, address: str, limits: Limits, sandboxed: bool) -> None:
+    def __init__(self, address: str, limits: Limits, sandboxed: Sandboxed) -> None:
         self._address, self._limits, self._sandboxed = address, limits, sandboxed
         self.job: Job | None = None
         self.rebuilding = False
+        self.condemned = False  # to be ended, since it may have been taken over
         self._pebble: Any = None
         self.build()
 
@@ -62,7 +64,7 @@ class Slot:
             context=GuardedContext(),
         )
         _ = self._pebble.active  # starts the process now, not with the first task
-        self.rebuilding = False
+        self.rebuilding = self.condemned = False
 
     def end(self) -> None:
         """End the worker, whatever it is doing."""
@@ -94,12 +96,12 @@ class Outcome:
     Attributes:
         value: its result.
         error: or why there is none.
-        lied: the worker's answer was none: it must not be given another task.
+        suspect: the worker's answer was none, or a failure that no video should cause: it is given no other task.
     """
 
     value: object = None
     error: BaseException | None = None
-    lied: bool = False
+    suspect: bool = False
 
 
 def outcome(job: Job, done: Future[Answer], limits: Limits) -> Outcome:
@@ -115,14 +117,14 @@ def outcome(job: Job, done: Future[Answer], limits: Limits) -> Outcome:
         known = param in _OPTIONS
         return Outcome(error=CodecError(cast(CodecErrorCode, code), message, param=param if known else None))
     if code:
-        return Outcome(error=RuntimeError(f"in a codec worker: {message}"))
+        return Outcome(error=unexpected(message), suspect=True)
     if job.cancelled():
         return Outcome()
     try:
         shared.seal(job.result_fd)
         return Outcome(job.read(shared.mapped(job.result_fd)))
     except Exception as problem:  # noqa: BLE001 - whatever it did, it was no answer, and the caller waits
-        return Outcome(error=CodecError("worker_died", f"the worker's answer cannot be used: {problem}"), lied=True)
+        return Outcome(error=CodecError("worker_died", f"the worker's answer cannot be used: {problem}"), suspect=True)
 
 
 def _reason(error: BaseException, limits: Limits) -> CodecError:

@@ -30,6 +30,7 @@ from cope_codec.options import VideoOptions
 from cope_codec.pipes import BUG, Answer
 from cope_codec.plan import VideoPlan
 from cope_codec.primitives import GopPrimitives
+from cope_codec.sandbox import Sandboxed
 from cope_codec.shared import SharedFile, load, mapped, write
 from cope_codec.video import open as open_video
 
@@ -42,6 +43,7 @@ _AGAIN_S = (
 # the second in the form of `wire`, as its annotation says.
 Request = tuple[Callable[..., object], tuple[Any, ...]]
 _MOST_MESSAGE = 500
+_STDERR = 2
 
 _log = logging.getLogger(__name__)
 
@@ -55,13 +57,16 @@ class _State:
     busy = False
 
 
-def initialize(address: str, limits: Limits, sandboxed: bool) -> None:
+def initialize(address: str, limits: Limits, sandboxed: Sandboxed) -> None:
     """Make a worker of this process: everything is imported and compiled before the first task comes.
 
     Args:
         address: of the parent's `Handover`.
         limits: what a task may take.
-        sandboxed: refuse files and network from here on, where the kernel can.
+        sandboxed: as in `CodecPool`.
+
+    Raises:
+        RuntimeError: the sandbox is required and cannot be closed.
     """
     # pebble's own handler would wait for FFmpeg to come back from a long call; a worker has nothing to tidy up.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -77,18 +82,29 @@ def initialize(address: str, limits: Limits, sandboxed: bool) -> None:
     roof = address_space() + limits.memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (roof, roof))
     if sandboxed:
-        _end_other_threads()
-        if not (sandbox.close_files() & sandbox.close_network()):
-            _log.warning("this kernel lacks Landlock or seccomp: codec workers run with the rights of the server")
+        _close(required=sandboxed == "require")
     _State.receiver.end_with_parent()
     _State.receiver.ready()
 
 
-def _end_other_threads() -> None:
+def _close(required: bool) -> None:
+    """Close the sandbox; standard error, which is the server's log, is closed with it."""
+    alone = _end_other_threads()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    closed = sandbox.close_files() & sandbox.close_calls()
+    if required and not (alone and closed):
+        raise RuntimeError("the sandbox of a codec worker cannot be closed")
+    if not closed:
+        _log.warning("this kernel lacks %s: codec workers are not fully closed", " and ".join(sandbox.missing()))
+    os.dup2(nowhere, _STDERR)
+    os.close(nowhere)
+
+
+def _end_other_threads() -> bool:
     """A sandbox holds the thread that closes it and those it starts later: there must be no other.
 
     numpy's OpenBLAS starts its threads when it is loaded. It ends them before a fork, to start them again when they are
-    needed, which they are not.
+    needed, which they are not. True if this thread is alone.
     """
     child = os.fork()
     if not child:
@@ -97,6 +113,7 @@ def _end_other_threads() -> None:
     others = len(os.listdir("/proc/self/task")) - 1
     if others:
         _log.warning("%d threads of a codec worker are outside its sandbox", others)
+    return not others
 
 
 def address_space() -> int:
@@ -134,7 +151,10 @@ def run(token: bytes) -> Answer:
         A `CodecError`'s code, message and param, or an empty code when all is well.
     """
     assert _State.receiver is not None
-    fds = _State.receiver.take(token)
+    try:
+        fds = _State.receiver.take(token)
+    except OSError:
+        os._exit(1)  # no task can reach this process any more
     if not fds:
         return "cancelled", "the task was taken back", None
     answer: Answer

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cope_codec.executor import CodecExecutor
     from cope_codec.limits import Limits
+    from cope_codec.sandbox import Sandboxed
 
 _PREFIX = "COPE_CODEC_"
 
@@ -29,6 +30,8 @@ class CodecSettings:
         memory_mb: address space that a worker may add to what it holds when warm, MiB.
         cache_mb: most memory of the cache of primitives, MiB.
         executor: `local` for processes of this machine, `ray` for actors of the cluster that `RAY_ADDRESS` names.
+        sandbox: `try` closes the workers where the kernel can, `require` starts none where it cannot, `off` leaves them
+            the rights of the server.
     """
 
     workers: int = 0
@@ -37,6 +40,7 @@ class CodecSettings:
     memory_mb: int = 1200
     cache_mb: int = 512
     executor: str = "local"
+    sandbox: str = "try"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> CodecSettings:
@@ -59,15 +63,19 @@ class CodecSettings:
             if not lowest <= value < float("inf"):
                 raise ValueError(f"{variable} must be at least {lowest:g}, not {text}")
             values[name] = value
-        values["executor"] = environment.get(_EXECUTOR, "").strip() or "local"
-        if values["executor"] not in _EXECUTORS:
-            raise ValueError(f"{_EXECUTOR} must be one of {', '.join(_EXECUTORS)}, not {values['executor']!r}")
+        for name, choices in _CHOICES.items():
+            variable = _PREFIX + name.upper()
+            choice = environment.get(variable, "").strip()
+            if choice and choice not in choices:
+                raise ValueError(f"{variable} must be one of {', '.join(choices)}, not {choice!r}")
+            values[name] = choice or choices[0]
         return cls(**values)  # type: ignore[arg-type]  # `_KINDS` has the fields' own types
 
     def make_executor(self, api_servers: int) -> CodecExecutor:
         """Start the workers of one of so many API-server processes; they are warm some seconds later.
 
         Raises:
+            RuntimeError: a sandbox is required, and this machine lacks what it takes.
             ModuleNotFoundError: Ray is asked for and not installed.
             ConnectionError: Ray's cluster cannot be reached.
         """
@@ -79,14 +87,20 @@ class CodecSettings:
             if not ray.is_initialized():
                 ray.init(include_dashboard=False, log_to_driver=False)
             workers = self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // max(1, api_servers))
-            return RayPool(workers, limits=self.limits(), max_queue=self.queue)
+            return RayPool(workers, limits=self.limits(), max_queue=self.queue, sandboxed=self.sandboxed())
         from cope_codec.pool import CodecPool
 
-        return CodecPool(self.worker_count(api_servers), limits=self.limits(), max_queue=self.queue)
+        return CodecPool(
+            self.worker_count(api_servers), limits=self.limits(), max_queue=self.queue, sandboxed=self.sandboxed()
+        )
 
     def worker_count(self, api_servers: int) -> int:
         """Workers of one of so many API-server processes."""
         return self.workers or max(1, len(os.sched_getaffinity(0)) // max(1, api_servers))
+
+    def sandboxed(self) -> Sandboxed:
+        """`sandbox` as the pools take it."""
+        return "require" if self.sandbox == "require" else self.sandbox == "try"
 
     def limits(self) -> Limits:
         """What a task may take."""
@@ -103,12 +117,13 @@ _KINDS: tuple[tuple[str, type[int] | type[float], float], ...] = (
     ("memory_mb", int, 1),
     ("cache_mb", int, 1),
 )
-_EXECUTOR, _EXECUTORS = _PREFIX + "EXECUTOR", ("local", "ray")
+# option: what it may be, the default first
+_CHOICES = {"executor": ("local", "ray"), "sandbox": ("try", "require", "off")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`--codec-workers`, `--codec-queue` and so on."""
-    for name in (*(name for name, _, _ in _KINDS), "executor"):
+    for name in (*(name for name, _, _ in _KINDS), *_CHOICES):
         parser.add_argument(f"--codec-{name.replace('_', '-')}", metavar="N")
 
 
@@ -116,10 +131,15 @@ def to_environment(arguments: argparse.Namespace, environment: MutableMapping[st
     """Put the options given into the environment, before what it held, and check all of it.
 
     Raises:
-        ValueError: as `CodecSettings.from_environment`.
+        ValueError: as `CodecSettings.from_environment`, or a sandbox is required that this machine cannot close.
     """
-    for name in (*(name for name, _, _ in _KINDS), "executor"):
+    for name in (*(name for name, _, _ in _KINDS), *_CHOICES):
         value = getattr(arguments, f"codec_{name}", None)
         if value is not None:
             environment[_PREFIX + name.upper()] = value
-    CodecSettings.from_environment(environment)
+    settings = CodecSettings.from_environment(environment)
+    if settings.sandbox == "require" and settings.executor == "local":
+        from cope_codec import sandbox
+
+        if lacking := sandbox.missing():
+            raise ValueError(f"{_PREFIX}SANDBOX is 'require', but this machine lacks {' and '.join(lacking)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import textwrap
 import time
 from collections.abc import Iterator
@@ -46,6 +48,28 @@ def failure(pool: CodecPool, video: PooledVideo | None = None) -> str:
     (gop,) = pool.open(clip(4)).gops(SIDE)
     assert gop.missing == 0
     return str(caught.value)
+
+
+def attempt(pool: CodecPool, source: str) -> int:
+    """Run code in the worker; the number of the OSError that it ends in, 0 if it does what it wants."""
+    names: dict[str, Any] = {"source": textwrap.dedent(source)}
+    return int(pool.run_soon(worker.call, (eval, f"(exec({ATTEMPT!r}, globals()), number)[1]", names), []).result(30))
+
+
+ATTEMPT = """
+import ctypes, fcntl, mmap, os, resource, signal, socket, sys
+import cope_codec.worker as w
+from pathlib import Path
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *arguments):
+    if getattr(libc, name)(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), name)
+number = 0
+try:
+    exec(source)
+except OSError as error:
+    number = error.errno
+"""
 
 
 def bomb(path: Path) -> bytes:
@@ -139,7 +163,7 @@ FIND = """
 """
 
 
-@pytest.mark.parametrize("name", ["pickle", "garbage", "too long", "json"])
+@pytest.mark.parametrize("name", ["pickle", "garbage", "too long", "json", "half", "a size"])
 def test_lies_in_the_pipe(pool: CodecPool, name: str, tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     data = {
@@ -147,9 +171,13 @@ def test_lies_in_the_pipe(pool: CodecPool, name: str, tmp_path: Path) -> None:
         "garbage": b"\xff" * 100,
         "too long": b"[" * 100_000,
         "json": b'[{"task": 1}, "", "", []]',
+        "half": b"\0\0\0\x64half of it",
+        "a size": b"\0\0",
     }[name]
+    send = "os.write({0}.fileno(), data)" if name in ("half", "a size") else "{0}.send_bytes(data)"
     pool.wait_until_warm()
-    source = f"{FIND}\n    find('process_tasks', 'channel').writer.send_bytes(data)\n    import time; time.sleep(10)"
+    send = send.format("find('process_tasks', 'channel').writer")
+    source = f"{FIND}\n    {send}\n    import time; time.sleep(10)"
     with pytest.raises(CodecError) as caught:
         pool.run_soon(worker.call, (exec, textwrap.dedent(source), {"data": data}), []).result(timeout=30)
     assert caught.value.code == "worker_died"
@@ -182,14 +210,131 @@ def test_results_cannot_be_changed_once_they_are_read(pool: CodecPool) -> None:
         import os, cope_codec.worker as w
         def write(fd, piece, at, real=w.write, dup=os.dup):
             real(fd, piece, at)
-            w.kept = dup(fd)
+            if len(piece) > 1000:  # an array, and not the answer to one of the attempts
+                w.kept = dup(fd)
         w.write = write
         """,
     )
     (gop,) = pool.open(clip(4)).gops(SIDE)
     before = gop.residual.tobytes()
-    for attempt in ("os.ftruncate(w.kept, 0)", "os.pwrite(w.kept, b'x' * 4096, 0)", "mmap.mmap(w.kept, 4096)"):
-        source = f"import os, mmap, cope_codec.worker as w\n{attempt}"
-        with pytest.raises(RuntimeError, match="PermissionError"):
-            pool.run_soon(worker.call, (exec, source, {}), []).result(timeout=30)
+    for source in ("os.ftruncate(w.kept, 0)", "os.pwrite(w.kept, b'x' * 4096, 0)", "mmap.mmap(w.kept, 4096)"):
+        assert attempt(pool, source) == errno.EPERM
     assert gop.residual.tobytes() == before
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "os.open('/etc/hostname', os.O_RDONLY)",
+        "os.open('/dev/shm/cope-test', os.O_CREAT | os.O_WRONLY)",
+        "os.listdir('/')",
+        "os.stat('/etc/passwd')",
+        "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+        "socket.socketpair()",
+        "os.execv('/bin/true', ['true'])",
+        "os.fork()",
+        "call('vfork')",
+        "os.kill(os.getppid(), 0)",
+        "os.kill(0, 0)",
+        "call('tgkill', os.getppid(), os.getppid(), 0)",
+        "fcntl.fcntl(w._State.receiver._connection, fcntl.F_SETOWN, os.getppid())",
+        "resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE)",
+        "resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (64, 64))",
+        "os.sched_setaffinity(os.getppid(), {0})",
+        "os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)",
+        "os.memfd_create('x')",
+        "call('shmget', 0, 4096, 0o1600)",
+        "call('msgget', 0, 0o1600)",
+        "call('semget', 0, 1, 0o1600)",
+        "call('unshare', 0x10000000)",
+        "call('ptrace', 16, os.getppid(), 0, 0)",
+        "call('personality', 0)",
+        "call('userfaultfd') if hasattr(libc, 'userfaultfd') else call('inotify_init1', 0)",
+    ],
+)
+def test_what_decoding_does_not_need_is_refused(pool: CodecPool, source: str) -> None:
+    assert attempt(pool, source) in (errno.EPERM, errno.EACCES)
+
+
+@pytest.mark.parametrize("number", [425, 426, 427, 434, 435, 438, 440], ids=lambda number: f"call {number}")
+def test_newer_calls_are_not_there(pool: CodecPool, number: int) -> None:
+    """io_uring, descriptors of processes, clone3: no way around the list."""
+    assert attempt(pool, f"call('syscall', {number}, 0, 0, 0, 0, 0, 0)") == errno.ENOSYS
+
+
+def test_limits_are_for_good(pool: CodecPool) -> None:
+    """Even for root, who could raise them."""
+    unlimited = "(resource.RLIM_INFINITY, resource.RLIM_INFINITY)"
+    with pytest.raises((RuntimeError, ValueError)):
+        pool.run_soon(worker.call, (eval, f"__import__('resource').setrlimit(9, {unlimited})"), []).result(30)
+
+
+def test_a_worker_can_start_threads_and_signal_itself(pool: CodecPool) -> None:
+    source = """
+    import threading
+    begun = threading.Thread(target=lambda: None)
+    begun.start()
+    begun.join()
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGUSR2)
+    """
+    assert attempt(pool, source) == 0
+
+
+@pytest.mark.parametrize(
+    "rudeness",
+    [
+        "while True: connection.send(bytes(16))",
+        "connection.send(b'garbage')",
+        "connection.send(bytes(100))",
+        "connection.send(bytes([1]))",
+        "connection.send(find('run', 'token'))",
+    ],
+    ids=["flood", "garbage", "too long", "ready twice", "its token again"],
+)
+def test_a_worker_that_is_rude_to_the_handover_is_replaced(pool: CodecPool, rudeness: str) -> None:
+    pool.wait_until_warm()
+    source = f"""
+    {FIND}
+    import time, cope_codec.worker as w
+    connection = w._State.receiver._connection
+    {rudeness}
+    time.sleep(60)
+    """
+    started = time.monotonic()
+    lost = pool.run_soon(worker.call, (exec, textwrap.dedent(source), {}), [])
+    waiting = pool.open_soon(clip(4))  # neither this nor the answer to it waits for the rude one
+    with pytest.raises(CodecError) as caught:
+        lost.result(timeout=15)
+    assert caught.value.code == "worker_died"
+    assert time.monotonic() - started < 10  # and not the wall time
+    assert len(waiting.result(timeout=30).plan.gops) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["w._State.receiver._connection.close()", "w.load = None", "w.run.__code__ = (lambda token: 1 / 0).__code__"],
+    ids=["hangs up", "fails", "fails before it has the task"],
+)
+def test_a_worker_that_can_do_no_task_is_replaced(pool: CodecPool, change: str) -> None:
+    take_over(pool, f"import cope_codec.worker as w\n{change}")
+    pids = pool.pids()
+    with contextlib.suppress(RuntimeError):
+        pool.open(clip(4))
+    assert len(pool.open(clip(4)).plan.gops) == 1
+    assert not set(pool.pids()) & set(pids)
+
+
+def test_a_worker_that_only_seems_to_have_ended_is_killed() -> None:
+    """One closes all that it was given and is deaf to SIGTERM: nothing in the parent may wait for it."""
+    source = """
+    import os, signal
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.closerange(0, 256)
+    while True: pass
+    """
+    with CodecPool(1, limits=Limits(wall_s=2)) as pool:
+        pool.wait_until_warm()
+        with pytest.raises(CodecError):
+            pool.run_soon(worker.call, (exec, textwrap.dedent(source), {}), []).result(timeout=20)
+        assert len(pool.open_soon(clip(4)).result(timeout=30).plan.gops) == 1

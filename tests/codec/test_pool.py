@@ -20,10 +20,9 @@ import psutil
 import pytest
 from clips import broken_clips, clip, harmed_clips
 from leftovers import shared_memory
-from requirements import require
 
 import cope_codec
-from cope_codec import CodecError, VideoOptions, cache, sandbox, worker
+from cope_codec import CodecError, VideoOptions, cache, processes, sandbox, worker
 from cope_codec.groups import decoded_packets, split
 from cope_codec.limits import Limits
 from cope_codec.pool import CodecPool
@@ -33,9 +32,11 @@ SIDE = 64
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[CodecPool]:
-    with CodecPool(2, limits=Limits(wall_s=5)) as made:
-        made.wait_until_warm()
-        yield made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COPE_TEST_SECRET", "s")
+        with CodecPool(2, limits=Limits(wall_s=5)) as made:
+            made.wait_until_warm()
+            yield made
 
 
 def do(pool: CodecPool, function: Callable[..., object], *arguments: Any) -> Any:
@@ -349,17 +350,51 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     until(lambda: not any(map(psutil.pid_exists, pids)), within_s=5)
 
 
-def test_workers_reach_neither_files_nor_the_network(pool: CodecPool, tmp_path: Path) -> None:
-    require("LANDLOCK", sandbox.landlock_version() > 0, "this kernel has no Landlock")
-    secret = tmp_path / "secret"
-    secret.write_text("s")
+def test_a_bug_is_told_to_the_log_and_not_to_clients(pool: CodecPool, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        do(pool, os.open, "/srv/secret/path", os.O_RDONLY).result(timeout=10)
+    assert str(caught.value) == "a codec worker failed unexpectedly; the log says more"
+    assert "PermissionError" in caplog.text
+
+
+def test_workers_get_no_secrets_from_the_environment(pool: CodecPool) -> None:
     pool.wait_until_warm()
-    for function, *arguments in (
-        (os.open, str(secret), os.O_RDONLY),
-        (os.listdir, "/"),
-        (os.open, "/dev/shm/cope-test", os.O_CREAT | os.O_WRONLY),
-        (socket.socket, socket.AF_INET, socket.SOCK_DGRAM),
-        (os.execv, "/bin/true", ["true"]),
-    ):
-        with pytest.raises(RuntimeError, match="PermissionError"):
-            do(pool, function, *arguments).result(timeout=10)
+    assert "COPE_TEST_SECRET" in os.environ
+    for pid in pool.pids():
+        entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+        names = {entry.partition("=")[0] for entry in entries if entry}
+        assert "PATH" in names
+        assert names <= set(processes.environment())
+    assert "COPE_TEST_SECRET" not in processes.environment()
+
+
+def test_workers_hold_only_pipes_to_their_parent(pool: CodecPool) -> None:
+    pool.wait_until_warm()
+    for pid in pool.pids():
+        held = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+        kinds = sorted(name.partition(":")[0] for name in held if name != os.devnull)
+        assert kinds == ["pipe"] * 4 + ["socket"], held  # two of pebble's, two of multiprocessing's; the handover
+
+
+def test_tasks_that_are_taken_back_cost_no_worker(pool: CodecPool) -> None:
+    pool.wait_until_warm()
+    restarts = pool.stats().restarts
+    for _ in range(50):
+        do(pool, int).cancel()
+    assert do(pool, int, "7").result(timeout=10) == 7
+    assert pool.stats().restarts == restarts
+
+
+def test_the_handover_turns_strangers_away(pool: CodecPool) -> None:
+    pool.wait_until_warm()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
+        stranger.connect(pool._handover.address)
+        assert stranger.recv(1) == b""
+    assert len(pool.pids()) == 2
+
+
+@pytest.mark.parametrize(("name", "lacking"), [("landlock_version", "Landlock"), ("has_seccomp", "seccomp")])
+def test_a_required_sandbox_that_cannot_be(name: str, lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, name, lambda: 0)
+    with pytest.raises(RuntimeError, match=f"this machine lacks {lacking}$"):
+        CodecPool(1, sandboxed="require")

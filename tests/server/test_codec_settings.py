@@ -8,6 +8,7 @@ from clips import clip
 from ray_cluster import ray_of
 
 import cope_codec
+from cope_codec import sandbox
 from cope_codec.pool import CodecPool
 from cope_server import cli, codec_settings
 from cope_server.codec_settings import CodecSettings
@@ -43,12 +44,31 @@ def test_cores_are_shared_among_api_servers() -> None:
         ("QUEUE", "0", "COPE_CODEC_QUEUE must be at least 1, not 0"),
         ("TIMEOUT_S", "nan", "COPE_CODEC_TIMEOUT_S must be at least 0.1, not nan"),
         ("EXECUTOR", "cloud", "COPE_CODEC_EXECUTOR must be one of local, ray, not 'cloud'"),
+        ("SANDBOX", "on", "COPE_CODEC_SANDBOX must be one of try, require, off, not 'on'"),
         ("TIMEOUT_S", "soon", "COPE_CODEC_TIMEOUT_S must be a number, not 'soon'"),
     ],
 )
 def test_bad_values_are_named(name: str, value: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CodecSettings.from_environment({f"COPE_CODEC_{name}": value})
+
+
+@pytest.mark.parametrize(("word", "sandboxed"), [("try", True), ("off", False)])
+def test_the_sandbox_is_the_one_asked_for(word: str, sandboxed: bool | str) -> None:
+    environment: dict[str, str] = {}
+    codec_settings.to_environment(parse("--codec-sandbox", word), environment)
+    assert CodecSettings.from_environment(environment).sandboxed() == sandboxed
+    assert CodecSettings.from_environment({}).sandboxed() is True
+    assert CodecSettings(sandbox="require").sandboxed() == "require"
+
+
+def test_a_required_sandbox_that_cannot_be_ends_serve_with_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "landlock_version", lambda: 0)
+    monkeypatch.setenv("COPE_CODEC_SANDBOX", "try")
+    assert cli.main(["serve", "--codec-sandbox", "require"]) == 2
+    assert capsys.readouterr().err == "cope: COPE_CODEC_SANDBOX is 'require', but this machine lacks Landlock\n"
 
 
 def test_the_executor_is_the_one_asked_for() -> None:
