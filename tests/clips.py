@@ -139,6 +139,26 @@ def weave(fields: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 @functools.cache
+def with_subtitles(container: str = "matroska") -> bytes:
+    """Four seconds of H.264 with a subtitle stream."""
+    codec, text = ("subrip", b"a wall") if container == "matroska" else ("mov_text", b"\0\6a wall")
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(encoded(4))) as source, av.open(buffer, "w", format=container) as output:
+        pictures = output.add_stream_from_template(source.streams.video[0])
+        lines = output.add_mux_stream(codec)
+        line = av.Packet(text)
+        line.stream, line.time_base = lines, Fraction(1, 1000)
+        line.pts, line.dts, line.duration = 0, 0, 500
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size:
+                packet.stream = pictures
+                output.mux(packet)
+            if number == 0:
+                output.mux(line)
+    return buffer.getvalue()
+
+
+@functools.cache
 def audio_only() -> bytes:
     """A WAV-in-mp4 tone: readable, but no pictures."""
     buffer = io.BytesIO()

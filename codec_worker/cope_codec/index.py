@@ -149,10 +149,24 @@ def open_container(source: Source, limits: Limits = DEFAULT_LIMITS) -> av.contai
         target = source.open()
     else:
         target = str(source)
+    return open_input(target, "" if isinstance(source, bytes | SharedFile) else "file", limits)
+
+
+def open_input(target: str | io.BytesIO | io.RawIOBase, protocols: str, limits: Limits) -> av.container.InputContainer:
+    """Open a path or a file object with FFmpeg.
+
+    Args:
+        target: a path, or what can be read; without `seek`, FFmpeg reads it from its start to its end.
+        protocols: FFmpeg's protocols that may be used, separated by commas.
+        limits: how large a picture may be.
+
+    Raises:
+        CodecError: `invalid_video` when FFmpeg does not recognise a container.
+    """
     options = {
         "max_pixels": str(limits.max_pixels),
         "format_whitelist": _CONTAINERS,
-        "protocol_whitelist": "" if isinstance(source, bytes | SharedFile) else "file",
+        "protocol_whitelist": protocols,
     }
     try:
         return av.open(target, "r", options=options)
@@ -241,7 +255,9 @@ def read_index(
     """
     container = open_container(source, limits)
     try:
-        return _read(source, container, stream, limits), container
+        log = PacketLog(source, container, stream, limits)
+        log.read()
+        return log.index(), container
     except CodecError:
         container.close()
         raise
@@ -262,59 +278,109 @@ def refuse_longer(seconds: float, packets: int, limits: Limits) -> None:
         raise CodecError("video_too_large", f"the video has more than {limits.max_packets} frames")
 
 
-def _read(source: Source, container: av.container.InputContainer, number: int | None, limits: Limits) -> PacketIndex:
-    # Machine types: eight hours have a million packets, and as many Python objects would take 200 MB.
-    pts, dts, durations = array("q"), array("q"), array("q")
-    keyframe, shown, digests = bytearray(), bytearray(), bytearray()
-    truncated = False
-    stream = video_stream(container, number)
-    info = describe(source, container, stream, limits)
-    # What the container announces is refused before it is read; what it hides, when it is met.
-    refuse_longer((container.duration or 0) / av.time_base, stream.frames, limits)
-    longest = int(limits.max_duration_s / info.time_base)
-    earliest = latest = None
-    extradata = bytes(stream.codec_context.extradata or b"")
-    untimed = info.codec in _UNTIMED.get(info.container, ())
-    parser: OrderParser | None = None
-    order: list[tuple[int, int] | None] = []
-    try:
-        for packet in container.demux(stream):
-            if packet.size == 0:
-                continue
-            if not pts and (untimed or (packet.pts is None and packet.dts is None)):
-                parser = OrderParser(info.codec, extradata)
-            if parser is not None:
-                order.append(parser.next(bytes(packet)))
-            stamp = packet.pts if packet.pts is not None else packet.dts
-            if stamp is not None:
-                earliest = stamp if earliest is None else min(earliest, stamp)
-                latest = stamp if latest is None else max(latest, stamp)
-                if latest - earliest > longest:
-                    refuse_longer(float((latest - earliest) * info.time_base), 0, limits)
-            if len(pts) == limits.max_packets:
-                refuse_longer(0, len(pts) + 1, limits)
-            pts.append(_NO_TIME if stamp is None else stamp)
-            dts.append(_NO_TIME if packet.dts is None else packet.dts)
-            durations.append(packet.duration or 0)
-            keyframe.append(packet.is_keyframe)
-            shown.append(not packet.is_discard)
-            digests += digest(packet)
-    except av.error.FFmpegError:
-        truncated = True  # what came until here is still a video
-    truncated |= _announced(container, stream) > len(pts)
-    return assemble(
-        info,
-        limits,
-        np.array(pts, np.int64),
-        np.array(dts, np.int64),
-        np.array(durations, np.int64),
-        keyframe=np.array(keyframe, bool),
-        shown=np.array(shown, bool),
-        digests=np.frombuffer(bytes(digests), np.uint8).reshape(len(pts), DIGEST_BYTES),
-        extradata=extradata,
-        truncated=truncated,
-        order=None if parser is None else order,
-    )
+class PacketLog:
+    """Notes the packets of one stream as they are demuxed, and makes an index of those noted so far.
+
+    Args:
+        source: the file.
+        container: the same, open, at its start.
+        number: which of the video streams, as in `video_stream`.
+        limits: where to stop.
+
+    Raises:
+        CodecError: `no_video_stream`, `unsupported_codec`, `invalid_video`, `video_too_large`, `invalid_option`.
+    """
+
+    def __init__(
+        self, source: Source, container: av.container.InputContainer, number: int | None, limits: Limits
+    ) -> None:
+        self._container, self._limits = container, limits
+        self._stream = video_stream(container, number)
+        self.info = describe(source, container, self._stream, limits)
+        # What the container announces is refused before it is read; what it hides, when it is met.
+        refuse_longer((container.duration or 0) / av.time_base, self._stream.frames, limits)
+        self._extradata = bytes(self._stream.codec_context.extradata or b"")
+        # Machine types: eight hours have a million packets, and as many Python objects would take 200 MB.
+        self._pts, self._dts, self._durations = array("q"), array("q"), array("q")
+        self._keyframe, self._shown, self._digests = bytearray(), bytearray(), bytearray()
+        self._order: list[tuple[int, int] | None] | None = None
+        self._broken = False
+        self._elapsed = 0
+
+    def __len__(self) -> int:
+        return len(self._pts)
+
+    def elapsed_s(self) -> float:
+        """About how much time the packets noted span, in decode order, seconds; cheap, where an index is not.
+
+        It goes on where the clock is set back, and counts frames where packets carry no times.
+        """
+        return self._elapsed * float(self.info.time_base)
+
+    def read(self) -> None:
+        """Demux to the end, or to where reading breaks off.
+
+        Raises:
+            CodecError: `video_too_large`.
+        """
+        limits, time_base = self._limits, self.info.time_base
+        pts, dts, durations = self._pts, self._dts, self._durations
+        longest = int(limits.max_duration_s / time_base)
+        second, frame = round(1 / time_base), _frame_ticks(self.info, np.empty(0, np.int64))
+        earliest = latest = before = None
+        untimed = self.info.codec in _UNTIMED.get(self.info.container, ())
+        parser: OrderParser | None = None
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.size == 0:
+                    continue
+                if not pts and (untimed or (packet.pts is None and packet.dts is None)):
+                    parser, self._order = OrderParser(self.info.codec, self._extradata), []
+                if parser is not None and self._order is not None:
+                    self._order.append(parser.next(bytes(packet)))
+                stamp = packet.pts if packet.pts is not None else packet.dts
+                if stamp is not None:
+                    earliest = stamp if earliest is None else min(earliest, stamp)
+                    latest = stamp if latest is None else max(latest, stamp)
+                    if latest - earliest > longest:
+                        refuse_longer(float((latest - earliest) * time_base), 0, limits)
+                if len(pts) == limits.max_packets:
+                    refuse_longer(0, len(pts) + 1, limits)
+                clock = stamp if packet.dts is None else packet.dts
+                if clock is None or (before is not None and clock < before - second):
+                    self._elapsed += packet.duration or frame
+                elif before is not None:
+                    self._elapsed += max(0, clock - before)
+                before = clock
+                pts.append(_NO_TIME if stamp is None else stamp)
+                dts.append(_NO_TIME if packet.dts is None else packet.dts)
+                durations.append(packet.duration or 0)
+                self._keyframe.append(packet.is_keyframe)
+                self._shown.append(not packet.is_discard)
+                self._digests += digest(packet)
+        except av.error.FFmpegError:
+            self._broken = True  # what came until here is still a video
+
+    def index(self) -> PacketIndex:
+        """What has been noted.
+
+        Raises:
+            CodecError: `no_frames`.
+        """
+        count = len(self._pts)
+        return assemble(
+            self.info,
+            self._limits,
+            np.array(self._pts, np.int64),
+            np.array(self._dts, np.int64),
+            np.array(self._durations, np.int64),
+            keyframe=np.array(self._keyframe, bool),
+            shown=np.array(self._shown, bool),
+            digests=np.frombuffer(bytes(self._digests), np.uint8).reshape(count, DIGEST_BYTES),
+            extradata=self._extradata,
+            truncated=self._broken | (_announced(self._container, self._stream) > count),
+            order=self._order,
+        )
 
 
 def assemble(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from vllm.exceptions import VLLMUnprocessableEntityError, VLLMValidationError
@@ -9,19 +10,31 @@ from vllm.exceptions import VLLMUnprocessableEntityError, VLLMValidationError
 from cope_codec.errors import CodecError, CodecErrorCode
 
 MediaErrorCode = Literal[
-    "invalid_url",  # no URL at all, a scheme that is not served, a host that is not allowed
-    "invalid_data_uri",  # not base64, or without a comma
-    "empty_media",  # no bytes
-    "file_not_allowed",  # file:// without an allowed folder, or outside of it
-    "file_not_found",  # file:// to something that cannot be read
-    "invalid_media",  # the bytes are no image
-    "invalid_part",  # a message part without what it should hold
-    "context_exceeded",  # the videos of a request take more tokens than the model's context holds
+    "invalid_url",
+    "invalid_data_uri",
+    "empty_media",
+    "file_not_allowed",
+    "file_not_found",
+    "invalid_media",
+    "invalid_part",
+    "context_exceeded",
 ]
 FetchErrorCode = Literal[
-    "unreachable_url",  # nobody answers, or not in time, or with an error status
-    "media_too_large",  # more than VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB
+    "unreachable_url",
+    "media_too_large",
 ]
+MEANINGS: Mapping[MediaErrorCode | FetchErrorCode, str] = {
+    "invalid_url": "no URL at all, a scheme that is not served, a host that is not allowed",
+    "invalid_data_uri": "not base64, or without a comma",
+    "empty_media": "no bytes",
+    "file_not_allowed": "`file://` without an allowed folder, or outside of it",
+    "file_not_found": "`file://` to something that cannot be read",
+    "invalid_media": "the bytes are no image",
+    "invalid_part": "a message part without what it should hold",
+    "context_exceeded": "the videos of a request take more tokens than the model's context holds",
+    "unreachable_url": "nobody answers, or not in time, or with an error status",
+    "media_too_large": "more than `VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB`",
+}
 
 
 class MediaError(VLLMValidationError):  # type: ignore[misc]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -35,8 +35,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def media_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, MediaError | MediaFetchError)
-        usual = HTTPStatus.BAD_REQUEST if isinstance(error, MediaError) else HTTPStatus.UNPROCESSABLE_ENTITY
-        status = _STATUS.get(error.code, usual)
+        status = http_status(error.code)
         kind = _TYPES.get(status, "invalid_request_error")
         headers = {"Retry-After": str(_RETRY_AFTER_S)} if status in _TYPES else None
         return JSONResponse(error_body(str(error), error.parameter, error.code, kind), status, headers)
@@ -49,3 +48,11 @@ def add_error_handlers(app: FastAPI) -> None:
 def error_body(message: str, param: str | None, code: str, kind: str = "invalid_request_error") -> dict[str, Any]:
     """OpenAI's error object."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def http_status(code: str) -> HTTPStatus:
+    """What a refusal with this code is answered with."""
+    from cope_model.media_errors import FetchErrorCode
+
+    fetched = code in get_args(FetchErrorCode)
+    return _STATUS.get(code, HTTPStatus.UNPROCESSABLE_ENTITY if fetched else HTTPStatus.BAD_REQUEST)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import struct
 from collections import Counter
@@ -15,7 +16,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from clips import clip
+from clips import clip, with_subtitles
 from conftest import VIDEOS
 from leftovers import shared_memory
 
@@ -46,6 +47,7 @@ KINDS: dict[str, dict[str, object]] = {
 }
 REAL = ("vid_h264.mp4", "vid_mpeg4_part2.mp4", "nasa_13013_rotated.mp4", "av1_video.mkv", "testsrc2_vp9.webm")
 MOST_REAL_BYTES = 3_000_000
+MOST_GROWTH_BYTES = 150 * 1024 * 1024  # of a worker, over all cases
 
 
 @functools.cache
@@ -54,6 +56,7 @@ def originals() -> list[tuple[str, bytes]]:
     pictures = samples.scene(96, 64, 2, 10)
     how = {"codec": "mjpeg", "container": "mov", "options": {"strict": "unofficial"}}
     found.append(("mjpeg mov", samples.encode(pictures, fps=10, b_frames=0, **how)))  # type: ignore[arg-type]
+    found.append(("h264 matroska with subtitles", with_subtitles()))
     for name in REAL if VIDEOS else ():
         path = Path(VIDEOS) / name
         if path.is_file() and path.stat().st_size <= MOST_REAL_BYTES:
@@ -139,11 +142,23 @@ def case(number: int) -> tuple[str, bytes, VideoOptions]:
     return f"case {number}: {name}, {', '.join(harm.__name__ for harm in harms)}, {options}", bytes(data), options
 
 
+def resident(pid: int) -> int:
+    """Bytes of a process that lie in memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
 @pytest.fixture(scope="module")
 def pool() -> Iterator[CodecPool]:
     with CodecPool(2, limits=Limits(wall_s=WALL_S)) as made:
         made.wait_until_warm()
         yield made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm(pool: CodecPool) -> tuple[int, int]:
+    """Before any harmed file: the most that a worker holds resident, bytes, and the descriptors of this process."""
+    list(pool.open(clip(4)).gops(SIDE))
+    return max(map(resident, pool.pids())), len(os.listdir("/proc/self/fd"))
 
 
 OUTCOMES: Counter[str] = Counter()
@@ -176,6 +191,13 @@ def test_harmed_files_fail_with_a_code_or_not_at_all(pool: CodecPool, batch: int
     pool.wait_until_warm()
     assert pool.stats().restarts - restarts == lost
     assert shared_memory() <= before
+
+
+def test_nothing_piles_up(pool: CodecPool, warm: tuple[int, int]) -> None:
+    resident_before, descriptors_before = warm
+    gc.collect()
+    assert max(map(resident, pool.pids())) <= resident_before + MOST_GROWTH_BYTES
+    assert len(os.listdir("/proc/self/fd")) <= descriptors_before
 
 
 def test_the_pool_is_whole_afterwards(pool: CodecPool) -> None:

@@ -70,7 +70,7 @@ def _extract(video: bytes, options: VideoOptions) -> None:
 
 
 def _feed(video: bytes, options: VideoOptions) -> None:
-    with VideoFeed(options, SIDE) as feed:
+    with VideoFeed(options, SIDE, limits=LIMITS) as feed:
         given = [gop.index for at in range(0, len(video), _PIECE) for gop in feed.feed(video[at : at + _PIECE])]
         given += [gop.index for gop in feed.finish()]
     assert given == list(range(len(given)))

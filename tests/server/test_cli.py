@@ -85,6 +85,24 @@ def test_bench_measures_both_sides(video: Path, capsys: pytest.CaptureFixture[st
     assert row["ratio"] == pytest.approx(row["extract_ms_per_frame"] / row["decode_ms_per_frame"], rel=0.5)
 
 
+def test_bench_of_quality_says_which_files_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {"long.mp4": clip(2), "short.mp4": clip(1.5), "other.mp4": clip(2, codec="mpeg4", b_frames=0)}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    words = ["bench", "codec", "--quality", "--side", "64", *(str(tmp_path / name) for name in files)]
+    assert main([*words, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {row["file"]: row["counted"] for row in report["files"]} == {
+        "long.mp4": True,
+        "short.mp4": False,
+        "other.mp4": False,
+    }
+    (native,) = (row for row in report["files"] if (row["file"], row["mode"]) == ("long.mp4", "native"))
+    assert report["geometric_mean"]["native"] == native["residual_ratio"]
+    assert main(words) == 0
+    assert "(0." in capsys.readouterr().out
+
+
 def test_bench_of_the_pool_and_of_a_long_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

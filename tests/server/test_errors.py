@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import runpy
 from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from requirements import require
 
-from cope_codec import CodecError
+from cope_codec import CODES, CodecError, errors
 from cope_server.errors import add_error_handlers
 
 PART = "messages[0].content[1].video_url"
@@ -58,3 +61,22 @@ def test_what_is_not_the_clients_fault_may_be_tried_again(
     assert (answer.status_code, answer.headers["Retry-After"]) == (status, "1")
     assert answer.json()["error"]["type"] == (kind or "service_unavailable")
     assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (code, PART)
+
+
+def test_every_code_has_a_meaning() -> None:
+    require("ENGINE", find_spec("vllm") is not None, "vLLM is not installed (make setup)")
+    from cope_model import media_errors
+
+    assert tuple(errors.MEANINGS) == CODES
+    codes = get_args(media_errors.MediaErrorCode) + get_args(media_errors.FetchErrorCode)
+    assert tuple(media_errors.MEANINGS) == codes
+
+
+def test_the_page_of_errors_is_what_the_code_says() -> None:
+    require("ENGINE", find_spec("vllm") is not None, "vLLM is not installed (make setup)")
+    root = Path(__file__).parents[2]
+    page = runpy.run_path(str(root / "scripts" / "write_errors_page.py"))["page"]()
+    assert (root / "docs" / "errors.md").read_text() == page, "run scripts/write_errors_page.py"
+    assert "| `queue_full` | 429 |" in page
+    assert "| `unreachable_url` | 422 |" in page
+    assert "| `invalid_video` | 400 |" in page

@@ -16,7 +16,11 @@ from cope_codec import samples
 from cope_codec.bench.peers import Peer, PeerError
 from cope_codec.index import Source, open_container, video_stream
 from cope_codec.options import VideoOptions
+from cope_codec.video import Video
 from cope_codec.video import open as open_video
+
+# Below that a clip has hardly a P slot at 1 FPS, or is drawn larger than it is for the model.
+QUALITY_S, QUALITY_LINES = 2.0, 240
 
 
 def decode_all(source: Source) -> int:
@@ -63,6 +67,11 @@ def residual_ratio(data: bytes, mode: str, side: int = 384) -> float | None:
         left += int((gop.residual.astype(np.int64) ** 2).sum())
         plain += sum(int(((frames[t] - frames[t - 1]).astype(np.int64) ** 2).sum()) for t in p_slots)
     return round(left / plain, 4) if plain else None
+
+
+def counts_for_quality(video: Video) -> bool:
+    """Whether a file's residual ratios belong in the geometric means: H.264 of at least 2 seconds and 240 lines."""
+    return video.info.codec == "h264" and video.plan.seconds >= QUALITY_S and video.info.height >= QUALITY_LINES
 
 
 def time_file(
