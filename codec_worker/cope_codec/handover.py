@@ -10,10 +10,12 @@ import selectors
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 TOKEN_BYTES = 16
 _MOST_FDS = 8
+_DOOR_S = 0.01
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 _YES, _NO = b"\x01", b"\x00"
 
@@ -45,11 +47,20 @@ class Handover:
         self._thread.start()
 
     def offer(self, fds: Sequence[int]) -> bytes:
-        """Keep duplicates of these descriptors for one worker; returns the token to ask with."""
+        """Keep duplicates of these descriptors for one worker; returns the token to ask with.
+
+        Raises:
+            OSError: no descriptors are left; nothing is kept.
+        """
         token = secrets.token_bytes(TOKEN_BYTES)
-        copies = tuple(os.dup(fd) for fd in fds)
+        with contextlib.ExitStack() as undo:
+            copies = []
+            for fd in fds:
+                copies.append(os.dup(fd))
+                undo.callback(os.close, copies[-1])
+            undo.pop_all()
         with self._lock:
-            self._fds[token] = copies
+            self._fds[token] = tuple(copies)
         return token
 
     def withdraw(self, token: bytes) -> None:
@@ -83,7 +94,11 @@ class Handover:
                         self._answer(selector, key.fileobj)
 
     def _accept(self, selector: selectors.BaseSelector) -> None:
-        connection, _ = self._listener.accept()
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # no descriptors are left: the worker waits at the door
+            time.sleep(_DOOR_S)
+            return
         who = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid, user, _ = _CREDENTIALS.unpack(who)
         if user != os.getuid():

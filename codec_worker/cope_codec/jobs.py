@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
+
+from cope_codec.shared import SharedFd
 
 
 class Job(Future[Any]):
     """A task on its way; cancelling it takes it out of the queue or away from its worker.
 
     Args:
-        token: what the worker asks for the task's files with.
-        result_fd: the anonymous file that the worker writes to.
+        request: what the worker is asked, as it is written for it.
+        inputs: files that go with it, held until the task is over.
         read: makes the future's result of what the worker has written; raises `MalformedError` for what is no answer.
         take_back: called once when the future is cancelled.
+        copied: memory that is held by `inputs` for this task alone, bytes.
+
+    Attributes:
+        token: what the worker asks for the task's files with; empty while the task waits.
+        result_fd: the anonymous file that the worker writes to; -1 while the task waits.
     """
 
     def __init__(
-        self, token: bytes, result_fd: int, read: Callable[[memoryview], object], take_back: Callable[[Job], None]
+        self,
+        request: bytes,
+        inputs: Sequence[SharedFd],
+        read: Callable[[memoryview], object],
+        take_back: Callable[[Job], None],
+        copied: int = 0,
     ) -> None:
         super().__init__()
-        self.token, self.result_fd, self.read = token, result_fd, read
+        self.request, self.inputs, self.read, self.copied = request, inputs, read, copied
+        self.token, self.result_fd = b"", -1
         self._take_back = take_back
+        self._first_cancel = threading.Lock()
         self.submitted_s = self.started_s = time.monotonic()
         self.cancelled_s: float | None = None
         self.fetched_s: float | None = None
@@ -34,7 +49,8 @@ class Job(Future[Any]):
         """Take the task back; False when it is done already."""
         if not super().cancel():
             return False
-        self._take_back(self)
+        if self._first_cancel.acquire(blocking=False):  # never released
+            self._take_back(self)
         return True
 
 
@@ -59,6 +75,8 @@ class Following(Future[Any]):
         return True
 
     def _follow(self, leader: Future[Any]) -> None:
+        make = self._make
+        del self._make  # and what it holds of the video: the future may be kept for long
         if leader.cancelled():
             super().cancel()
             self.set_running_or_notify_cancel()
@@ -67,7 +85,7 @@ class Following(Future[Any]):
         value = None
         if error is None:
             try:
-                value = self._make(leader.result())
+                value = make(leader.result())
             except Exception as problem:  # noqa: BLE001 - nobody else would hear of it, and the caller waits
                 error = problem
         if self.set_running_or_notify_cancel():

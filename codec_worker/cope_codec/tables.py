@@ -9,7 +9,6 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import IO
 
 import av
@@ -31,7 +30,7 @@ from cope_codec.index import (
     video_stream,
 )
 from cope_codec.limits import Limits
-from cope_codec.shared import SharedFile
+from cope_codec.shared import SharedFile, open_regular
 
 LEAST_PACKETS = 4000  # a shorter file is read whole in the time that the checks here would take
 _MOST_INDEX_BYTES = 256 * 1024 * 1024
@@ -232,7 +231,7 @@ def _reader(source: Source) -> IO[bytes] | io.RawIOBase:
         return io.BytesIO(source)
     if isinstance(source, SharedFile):
         return source.open()
-    return Path(source).open("rb")
+    return open(open_regular(source), "rb")
 
 
 def _movie(file: IO[bytes] | io.RawIOBase) -> memoryview:
