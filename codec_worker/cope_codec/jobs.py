@@ -64,19 +64,24 @@ class Following(Future[Any]):
 
     def __init__(self, leader: Future[Any], make: Callable[[Any], object]) -> None:
         super().__init__()
-        self._leader, self._make = leader, make
+        self._leader: Future[Any] | None = leader
+        self._make = make
         leader.add_done_callback(self._follow)
 
     def cancel(self) -> bool:
         """Take the task back; False when it is done already."""
         if not super().cancel():
             return False
-        self._leader.cancel()
+        leader = self._leader
+        if leader is not None:
+            leader.cancel()
         return True
 
     def _follow(self, leader: Future[Any]) -> None:
         make = self._make
-        del self._make  # and what it holds of the video: the future may be kept for long
+        # The leader holds this future, too; and what `make` holds of the video need not live as long as the future.
+        del self._make
+        self._leader = None
         if leader.cancelled():
             super().cancel()
             self.set_running_or_notify_cancel()
@@ -87,9 +92,19 @@ class Following(Future[Any]):
             try:
                 value = make(leader.result())
             except Exception as problem:  # noqa: BLE001 - nobody else would hear of it, and the caller waits
-                error = problem
+                error = without_frames(problem)
         if self.set_running_or_notify_cancel():
             if error is None:
                 self.set_result(value)
             else:
                 self.set_exception(error)
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """The error for a future, without the frames that it came through.
+
+    They hold the future, and it holds the error: until the collector finds that circle, the descriptors in the frames
+    would stay open.
+    """
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)

@@ -18,7 +18,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from cope_codec.errors import CodecError
 from cope_codec.executor import CodecExecutor, PooledVideo, PoolStats, outcome_of
 from cope_codec.handover import Handover
 from cope_codec.index import PacketIndex
-from cope_codec.jobs import Following, Job
+from cope_codec.jobs import Following, Job, without_frames
 from cope_codec.limits import DEFAULT_LIMITS, Limits
 from cope_codec.options import VideoOptions
 from cope_codec.pipes import Answer
@@ -225,10 +225,13 @@ class CodecPool(CodecExecutor):
 
     def _make_files(self, job: Job) -> None:
         """Make what a task needs beside its inputs; tasks that wait have none of it, since descriptors are scarce."""
-        asked = SharedFd(anonymous_file())
-        write(asked.fd, job.request)
-        job.result_fd = anonymous_file()
-        job.token = self._handover.offer([asked.fd, job.result_fd, *(file.fd for file in job.inputs)])
+        asked_fd = anonymous_file()
+        try:
+            write(asked_fd, job.request)
+            job.result_fd = anonymous_file()
+            job.token = self._handover.offer([asked_fd, job.result_fd, *(file.fd for file in job.inputs)])
+        finally:
+            os.close(asked_fd)
 
     def _drop_files(self, job: Job) -> None:
         self._handover.withdraw(job.token)
@@ -246,7 +249,8 @@ class CodecPool(CodecExecutor):
             self._wait_again(job)
             slot.rebuilding = True
             return
-        running.add_done_callback(lambda done: self._finished(slot, job, done))
+        only = [job]  # emptied: pebble's threads keep their last futures, and with these the task and its result
+        running.add_done_callback(lambda done: self._finished(slot, only.pop(), done))
 
     def _wait_again(self, job: Job) -> None:
         self._drop_files(job)
@@ -283,7 +287,7 @@ class CodecPool(CodecExecutor):
             if result.error is None:
                 job.set_result(result.value)
             else:
-                job.set_exception(result.error)
+                job.set_exception(without_frames(result.error))
         with self._lock:
             self._outcomes[outcome_of(job)] += 1
 
@@ -333,7 +337,8 @@ class CodecPool(CodecExecutor):
             with self._lock:
                 slots = [(slot, slot.job) for slot in self._slots]
             for slot, job in slots:
-                with contextlib.suppress(OSError):  # no descriptors for a new worker: the next tick tries again
+                # Where no descriptors are left for a new worker, the next tick tries again.
+                with contextlib.suppress(OSError, BrokenExecutor):
                     self._mend(slot, job, now)
             self._pump()
 

@@ -36,8 +36,7 @@ def counting_descriptors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             raise
-        message = "all file descriptors of this process are in use by other videos; try again later"
-        raise CodecError("queue_full", message) from error
+        raise CodecError("queue_full", "all file descriptors of this process are in use; try again later") from None
 
 
 def anonymous_file() -> int:

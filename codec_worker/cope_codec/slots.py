@@ -57,7 +57,7 @@ class Slot:
         """Start a worker.
 
         Raises:
-            OSError: no descriptors are left; what was there before is as it was.
+            OSError, BrokenExecutor: no descriptors are left; what was there before is as it was.
         """
         made = pebble.ProcessPool(
             max_workers=1,

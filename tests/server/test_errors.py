@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import pytest
@@ -8,7 +9,7 @@ from fastapi.testclient import TestClient
 from requirements import require
 
 from cope_codec import CodecError
-from cope_server.errors import add_error_handlers
+from cope_server.errors import add_error_handlers, ending_clearly
 
 PART = "messages[0].content[1].video_url"
 
@@ -21,13 +22,18 @@ def client() -> TestClient:
     app = FastAPI()
     add_error_handlers(app)
 
+    @app.get("/raises/{words}")
+    def in_flight(words: str) -> None:
+        with ending_clearly():
+            raise RuntimeError(words)
+
     @app.get("/{code}")
     def fail(code: str) -> None:
         if code == "unreachable_url":
             raise MediaFetchError("nobody answers", parameter=PART)
         raise from_codec(CodecError(code, "no good", param="fps" if code == "invalid_option" else None), PART)  # type: ignore[arg-type]
 
-    return TestClient(app)
+    return TestClient(app, raise_server_exceptions=False)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +64,16 @@ def test_what_is_not_the_clients_fault_may_be_tried_again(
     assert (answer.status_code, answer.headers["Retry-After"]) == (status, "1")
     assert answer.json()["error"]["type"] == (kind or "service_unavailable")
     assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (code, PART)
+
+
+def test_a_request_in_flight_when_the_server_ends_may_be_tried_again(client: TestClient) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        pass
+    with pytest.raises(RuntimeError) as caught:
+        threads.submit(int)
+    answer = client.get(f"/raises/{caught.value}")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    message = "the server is shutting down"
+    want = {"message": message, "type": "service_unavailable", "param": None, "code": "cancelled"}
+    assert answer.json()["error"] == want
+    assert client.get("/raises/other").status_code == 500
