@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from cope_codec.shared import SharedFile
+from cope_codec.shared import SharedFile, open_regular
 
 _MOST_INDEX_BYTES = 256 * 1024 * 1024
 _MOST_BOXES = 1000  # on one level; a real file has a handful
@@ -23,7 +23,7 @@ def reader(source: str | Path | bytes | SharedFile) -> IO[bytes] | io.RawIOBase:
         return io.BytesIO(source)
     if isinstance(source, SharedFile):
         return source.open()
-    return Path(source).open("rb")
+    return open(open_regular(source), "rb")
 
 
 def movie(file: IO[bytes] | io.RawIOBase, *, whole: bool = True) -> memoryview:

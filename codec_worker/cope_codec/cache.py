@@ -15,6 +15,9 @@ DEFAULT_BYTES = 512 * 1024 * 1024
 class PrimitivesCache:
     """Least recently used GOPs go first; safe to use from several threads.
 
+    GOPs that came from a worker lie in the file of their whole task, which would live, and hold a descriptor, as long
+    as one of them does. So the cache keeps copies of these.
+
     Args:
         max_bytes: most memory that the arrays may hold; a GOP larger than this is not kept.
     """
@@ -43,18 +46,27 @@ class PrimitivesCache:
         with self._lock:
             return self._gops.get(key)
 
-    def put(self, gop: GopPrimitives) -> None:
-        """Keep a GOP and drop the least recently used ones until the bound holds."""
+    def put(self, gop: GopPrimitives) -> GopPrimitives:
+        """Keep a GOP and drop the least recently used ones until the bound holds.
+
+        Returns:
+            The GOP as it is kept, to go on with, so that what it was copied from can be freed.
+        """
         if gop.nbytes > self.max_bytes:
-            return
+            return gop
+        kept = self.peek(gop.key)
+        if kept is not None:
+            return kept
+        gop = gop.owned()  # without the lock: 3 ms for a GOP of 6.6 MB
         with self._lock:
             if gop.key in self._gops:
-                return
+                return self._gops[gop.key]
             self._gops[gop.key] = gop
             self.nbytes += gop.nbytes
             while self.nbytes > self.max_bytes:
                 _, dropped = self._gops.popitem(last=False)
                 self.nbytes -= dropped.nbytes
+        return gop
 
     def __len__(self) -> int:
         return len(self._gops)
@@ -79,9 +91,7 @@ def extract(video: Video, side: int, cache: PrimitivesCache | None = None) -> li
     lacking = [gop for gop in video.plan.gops if found[gop.index] is None]
     if lacking:
         for gop in video.gops(side, only=lacking):
-            if not gop.undecoded:
-                store.put(gop)
-            found[gop.index] = gop
+            found[gop.index] = gop if gop.undecoded else store.put(gop)
     gops = [gop for gop in found.values() if gop is not None]
     if all(gop.undecoded for gop in gops):
         raise undecodable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -111,7 +112,21 @@ class CodecExecutor(ABC):
 
     async def open_async(self, source: str | Path | bytes, options: VideoOptions | None = None) -> PooledVideo:
         """`open` without blocking the event loop; cancelling the coroutine frees the worker."""
-        return await asyncio.wrap_future(await asyncio.to_thread(self.open_soon, source, options))
+        tasks: list[Future[PooledVideo]] = []
+        left = threading.Event()
+
+        def submit() -> None:
+            tasks.append(self.open_soon(source, options))
+            if left.is_set():
+                tasks[0].cancel()
+
+        try:
+            await asyncio.to_thread(submit)
+            return await asyncio.wrap_future(tasks[0])
+        finally:
+            left.set()  # the thread cannot be stopped: what it submits now, it takes back itself
+            for task in tasks:
+                task.cancel()
 
     async def extract(
         self, source: str | Path | bytes, options: VideoOptions | None = None, side: int = MODEL_SIDE
@@ -123,12 +138,18 @@ class CodecExecutor(ABC):
             OSError: the path cannot be read.
         """
         video = await self.open_async(source, options)
-        groups = self.groups(video, video.plan.gops)
-        jobs = [asyncio.wrap_future(self.submit(video, side, group)) for group in groups]
+        waiting = deque(self.groups(video, video.plan.gops))
+        running: deque[Future[list[GopPrimitives]]] = deque()
+        found: list[GopPrimitives] = []
         try:
-            found = [gop for gops in await asyncio.gather(*jobs) for gop in gops]
+            while waiting or running:
+                while waiting and len(running) <= self.size:
+                    running.append(self.submit(video, side, waiting.popleft()))
+                gops: list[GopPrimitives] = await asyncio.wrap_future(running[0])
+                found += gops
+                running.popleft()
         finally:
-            for job in jobs:
+            for job in running:
                 job.cancel()
         return video, list(some_decoded(iter(found)))
 

@@ -118,10 +118,10 @@ class Flights:
 
     async def _decode(self, video: PooledVideo, side: int, gops: Sequence[GopPlan]) -> dict[str, GopPrimitives]:
         found = await asyncio.wrap_future(video.executor.submit(video, side, gops))
-        for gop in found:
-            if not gop.undecoded:
-                self.store.put(gop)
-        return {gop.key: gop for gop in found}
+        return await asyncio.to_thread(self._kept, found)  # they are copied
+
+    def _kept(self, gops: Sequence[GopPrimitives]) -> dict[str, GopPrimitives]:
+        return {gop.key: gop if gop.undecoded else self.store.put(gop) for gop in gops}
 
     def _landed(self, flight: _Flight, task: asyncio.Task[dict[str, GopPrimitives]]) -> None:
         self._land(flight)

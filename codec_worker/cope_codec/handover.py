@@ -64,11 +64,20 @@ class Handover:
         self._thread.start()
 
     def offer(self, fds: Sequence[int]) -> bytes:
-        """Keep duplicates of these descriptors for one worker; returns the token to ask with."""
+        """Keep duplicates of these descriptors for one worker; returns the token to ask with.
+
+        Raises:
+            OSError: no descriptors are left; nothing is kept.
+        """
         token = secrets.token_bytes(TOKEN_BYTES)
-        copies = tuple(os.dup(fd) for fd in fds)
+        with contextlib.ExitStack() as undo:
+            copies = []
+            for fd in fds:
+                copies.append(os.dup(fd))
+                undo.callback(os.close, copies[-1])
+            undo.pop_all()
         with self._lock:
-            self._fds[token] = copies
+            self._fds[token] = tuple(copies)
         return token
 
     def withdraw(self, token: bytes) -> None:
@@ -109,7 +118,7 @@ class Handover:
     def _accept(self, selector: selectors.BaseSelector) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:
+        except OSError:  # no descriptors are left: the worker waits at the door
             time.sleep(_NO_DESCRIPTORS_S)
             return
         who = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)

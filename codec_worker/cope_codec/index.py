@@ -23,7 +23,7 @@ from cope_codec.errors import CodecError
 from cope_codec.limits import DEFAULT_LIMITS, Limits
 from cope_codec.order import OrderParser
 from cope_codec.presentation import presentation
-from cope_codec.shared import SharedFile
+from cope_codec.shared import SharedFile, open_regular
 
 Source = str | Path | bytes | SharedFile
 
@@ -136,7 +136,7 @@ def open_container(source: Source, limits: Limits = DEFAULT_LIMITS) -> av.contai
     if isinstance(source, bytes | SharedFile):
         size = len(source)
     else:
-        with Path(source).open("rb") as file:  # a missing file is the caller's OSError, not an invalid video
+        with open(open_regular(source), "rb") as file:  # a missing file is the caller's OSError, not an invalid video
             size = file.seek(0, io.SEEK_END)
     if size == 0:
         raise CodecError("invalid_video", "the video is empty (0 bytes)")

@@ -10,13 +10,15 @@ A `PooledVideo` is used like a `Video`; its GOPs are decoded by several workers 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,14 +30,14 @@ from cope_codec.errors import CodecError
 from cope_codec.executor import CodecExecutor, PooledVideo, PoolStats, outcome_of
 from cope_codec.handover import Handover
 from cope_codec.index import PacketIndex
-from cope_codec.jobs import Following, Job
+from cope_codec.jobs import Following, Job, without_frames
 from cope_codec.limits import DEFAULT_LIMITS, Limits
 from cope_codec.options import VideoOptions
 from cope_codec.pipes import Answer
 from cope_codec.plan import GopPlan
 from cope_codec.primitives import GopPrimitives
 from cope_codec.sandbox import Sandboxed
-from cope_codec.shared import SharedFd, anonymous_file, dump, seal, share_source, write
+from cope_codec.shared import SharedFd, anonymous_file, counting_descriptors, seal, share_source, write
 from cope_codec.slots import Outcome, Slot, outcome, send_signal
 from cope_codec.wire import pack, unpack
 
@@ -60,6 +62,8 @@ class CodecPool(CodecExecutor):
         limits: what a video and a task may take.
         max_queue: tasks that may wait; `open` is refused with `queue_full` beyond it. Videos that were let in may
             exceed it by their own groups of GOPs, of which no more than there are workers, and one, wait at a time.
+        max_queue_bytes: memory that waiting videos may hold which were given as bytes; `queue_full` beyond it, unless
+            no other one waits.
         sandboxed: take from the workers all that decoding does not need, where the kernel can; `"require"` starts none
             where it cannot.
 
@@ -73,6 +77,7 @@ class CodecPool(CodecExecutor):
         *,
         limits: Limits = DEFAULT_LIMITS,
         max_queue: int = 256,
+        max_queue_bytes: int = 2 << 30,
         sandboxed: Sandboxed = True,
     ) -> None:
         if workers is None:
@@ -81,7 +86,9 @@ class CodecPool(CodecExecutor):
             raise ValueError("a pool needs at least one worker and one place to wait")
         if sandboxed == "require":
             sandbox.require()
-        self.limits, self.max_queue, self.size = limits, max_queue, workers
+        self.limits, self.size = limits, workers
+        self.max_queue, self.max_queue_bytes = max_queue, max_queue_bytes
+        self._coming: list[int] = []  # bytes of each video that was let in and is being copied
         self._lock = threading.RLock()
         self._queue: deque[Job] = deque()
         self._warm: set[int] = set()
@@ -97,27 +104,46 @@ class CodecPool(CodecExecutor):
 
     def open_soon(self, source: str | Path | bytes, options: VideoOptions | None = None) -> Future[PooledVideo]:
         """See `CodecExecutor.open_soon`."""
-        with self._lock:
-            if len(self._queue) >= self.max_queue:
-                raise CodecError("queue_full", f"{len(self._queue)} video tasks are waiting already; try again later")
-        if isinstance(source, bytes) and len(source) > self.limits.max_bytes:
-            raise CodecError("video_too_large", f"the video has {len(source)} bytes")
-        shared = SharedFd(share_source(source))
+        copied = len(source) if isinstance(source, bytes) else 0
+        if copied > self.limits.max_bytes:
+            raise CodecError("video_too_large", f"the video has {copied} bytes")
+        read = partial(read_opened, options=options)
+        with self._let_in(copied):
+            with counting_descriptors():
+                shared = SharedFd(share_source(source))
+            job = self.run_soon(worker.open_source, (options, self.limits), [shared], read, copied)
 
         def opened(found: Opened) -> PooledVideo:
-            index = SharedFd(anonymous_file())
+            with counting_descriptors():
+                index = SharedFd(anonymous_file())
             for at, piece in pack(found.index, PacketIndex):
                 write(index.fd, piece, at)
             seal(index.fd)  # all workers that decode this video share it
             return PooledVideo(source, found.index, found.plan, self, _Handle(shared, index))
 
-        read = partial(read_opened, options=options)
-        return Following(self.run_soon(worker.open_source, (options, self.limits), [shared.fd], read), opened)
+        return Following(job, opened)
+
+    @contextlib.contextmanager
+    def _let_in(self, copied: int) -> Iterator[None]:
+        """Hold a place in the queue for a video of so many bytes while it is copied."""
+        with self._lock:
+            places = [job.copied for job in self._queue] + self._coming
+            if len(places) >= self.max_queue:
+                raise CodecError("queue_full", f"{len(places)} video tasks are waiting already; try again later")
+            held = sum(places)
+            if copied and held and held + copied > self.max_queue_bytes:
+                raise CodecError("queue_full", f"videos of {held >> 20} MiB are waiting already; try again later")
+            self._coming.append(copied)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._coming.remove(copied)
 
     def submit(self, video: PooledVideo, side: int, gops: Sequence[GopPlan]) -> Future[list[GopPrimitives]]:
         """See `CodecExecutor.submit`."""
         plan = replace(video.plan, gops=tuple(gops))
-        files = [video.handle.input.fd, video.handle.index.fd]
+        files = [video.handle.input, video.handle.index]
         read = partial(read_gops, index=video.index, plan=video.plan, side=side, gops=gops)
         return self.run_soon(worker.extract_gops, (plan, side, self.limits), files, read)
 
@@ -157,34 +183,27 @@ class CodecPool(CodecExecutor):
         self,
         function: Callable[..., object],
         arguments: tuple[Any, ...],
-        inputs: Sequence[int],
+        inputs: Sequence[SharedFd],
         read: Callable[[memoryview], object] | None = None,
+        copied: int = 0,
     ) -> Job:
         """Have a function of `cope_codec.worker` called in a worker.
 
         Args:
             function: called with the descriptors of `inputs`, as they are in the worker, and with `arguments`.
             arguments: what can be pickled.
-            inputs: descriptors to hand over; they may be closed when this returns.
+            inputs: files to hand over.
             read: makes the result of the memory that the worker has written, which is sealed; without it, it is
                 unpacked as the type that the function's annotation says.
+            copied: memory that `inputs` hold for this task alone, bytes.
 
         Raises:
             CodecError: `cancelled` when the pool is closed; everything else through the future.
         """
         if self._closed.is_set():
             raise CodecError("cancelled", "the codec pool is closed")
-        request_fd, result_fd = anonymous_file(), anonymous_file()
-        try:
-            dump(request_fd, (function, arguments))
-            token = self._handover.offer([request_fd, result_fd, *inputs])
-        except BaseException:
-            os.close(result_fd)
-            raise
-        finally:
-            os.close(request_fd)
         read = read or partial(unpack, kind=get_type_hints(function)["return"])
-        job = Job(token, result_fd, read, self._take_back)
+        job = Job(pickle.dumps((function, arguments), protocol=5), inputs, read, self._take_back, copied)
         with self._lock:
             closed = self._closed.is_set()
             if not closed:
@@ -196,10 +215,36 @@ class CodecPool(CodecExecutor):
 
     def _pump(self) -> None:
         """Give waiting tasks to free workers."""
+        failed: list[tuple[Job, Exception]] = []
         with self._lock:
             for slot in self._slots:
-                if slot.free and self._queue and not self._closed.is_set():
-                    self._start(slot, self._queue.popleft())
+                if slot.free and self._queue and not failed and not self._closed.is_set():
+                    job = self._queue.popleft()
+                    try:
+                        with counting_descriptors():
+                            self._make_files(job)
+                    except (OSError, CodecError) as problem:
+                        failed.append((job, problem))
+                    else:
+                        self._start(slot, job)
+        for job, error in failed:
+            self._settle(job, Outcome(error=error))
+
+    def _make_files(self, job: Job) -> None:
+        """Make what a task needs beside its inputs; tasks that wait have none of it, since descriptors are scarce."""
+        asked_fd = anonymous_file()
+        try:
+            write(asked_fd, job.request)
+            job.result_fd = anonymous_file()
+            job.token = self._handover.offer([asked_fd, job.result_fd, *(file.fd for file in job.inputs)])
+        finally:
+            os.close(asked_fd)
+
+    def _drop_files(self, job: Job) -> None:
+        self._handover.withdraw(job.token)
+        result_fd, job.token, job.result_fd = job.result_fd, b"", -1
+        if result_fd >= 0:
+            os.close(result_fd)
 
     def _start(self, slot: Slot, job: Job) -> None:
         slot.job = job
@@ -208,10 +253,15 @@ class CodecPool(CodecExecutor):
             running = slot.schedule(job)
         except RuntimeError:  # broken: the keeper will build it again
             slot.job = None
-            self._queue.appendleft(job)
+            self._wait_again(job)
             slot.rebuilding = True
             return
-        running.add_done_callback(lambda done: self._finished(slot, job, done))
+        only = [job]  # emptied: pebble's threads keep their last futures, and with these the task and its result
+        running.add_done_callback(lambda done: self._finished(slot, only.pop(), done))
+
+    def _wait_again(self, job: Job) -> None:
+        self._drop_files(job)
+        self._queue.appendleft(job)
 
     def _finished(self, slot: Slot, job: Job, done: Future[Answer]) -> None:
         """Pebble is done with a task, one way or the other; called in a thread of its."""
@@ -233,20 +283,20 @@ class CodecPool(CodecExecutor):
             repeat = repeat and not job.cancelled() and not self._closed.is_set()
             if repeat:
                 job.again = False
-                self._queue.appendleft(job)
+                self._wait_again(job)
         self._pump()  # first, so that the worker does not wait for the callbacks of whoever waits for this
         if not repeat:
             self._settle(job, result)
 
     def _settle(self, job: Job, result: Outcome) -> None:
         """Set the future, and close what belonged to the task."""
-        self._handover.withdraw(job.token)
-        os.close(job.result_fd)
+        self._drop_files(job)
+        job.inputs = ()  # whoever keeps the future does not keep the video open
         if job.set_running_or_notify_cancel():
             if result.error is None:
                 job.set_result(result.value)
             else:
-                job.set_exception(result.error)
+                job.set_exception(without_frames(result.error))
         with self._lock:
             self._outcomes[outcome_of(job)] += 1
 
@@ -296,16 +346,21 @@ class CodecPool(CodecExecutor):
             with self._lock:
                 slots = [(slot, slot.job) for slot in self._slots]
             for slot, job in slots:
-                with self._lock:
-                    stuck = job is not None and slot.job is job and slot.is_stuck(job, now)
-                    broken = stuck or slot.broken or slot.condemned
-                    if broken:
-                        slot.rebuilding = True
-                        slot.job = None
-                if not broken:
-                    continue
-                slot.end()
-                slot.build()
-                if job is not None:
-                    self._settle(job, Outcome(error=CodecError("worker_died", "the worker stopped answering")))
+                # Where no descriptors are left for a new worker, the next tick tries again.
+                with contextlib.suppress(OSError, BrokenExecutor):
+                    self._mend(slot, job, now)
             self._pump()
+
+    def _mend(self, slot: Slot, job: Job | None, now: float) -> None:
+        with self._lock:
+            stuck = job is not None and slot.job is job and slot.is_stuck(job, now)
+            broken = stuck or slot.broken or slot.condemned
+            if broken:
+                slot.rebuilding = True
+                slot.job = None
+        if not broken:
+            return
+        slot.end()
+        if job is not None:
+            self._settle(job, Outcome(error=CodecError("worker_died", "the worker stopped answering")))
+        slot.build()

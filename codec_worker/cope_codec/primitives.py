@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -107,6 +107,14 @@ class GopPrimitives:
         arrays = (self.layout, self.timestamps_s, self.keyframes, self.motion, self.residual, self.vectors)
         return int(sum(array.nbytes for array in arrays))
 
+    def owned(self) -> GopPrimitives:
+        """The same GOP, copied where its arrays are views of memory that also holds something else."""
+        arrays = self.arrays()
+        if all(_owns(array) for array in arrays.values()):
+            return self
+        copies: dict[str, Any] = {name: array.copy() for name, array in arrays.items()}
+        return replace(self, **copies)
+
     def model_motion(self) -> npt.NDArray[np.int16]:
         """`motion` scaled to the model's input: int16 (P, C, C, 2), sixteenths of a model pixel, (x, y)."""
         return to_sixteenths(self.motion, self.model_side, self.motion_width, self.motion_height)
@@ -135,3 +143,11 @@ class GopPrimitives:
         shapes = ", ".join(f"{name}={array.dtype}{list(array.shape)}" for name, array in self.arrays().items())
         span = f"{self.timestamps_s[0]:.3f}-{self.timestamps_s[-1]:.3f} s"
         return f"GopPrimitives({self.key[:12]}, index={self.index}, {self.codec}/{self.mode}, {span}, {shapes})"
+
+
+def _owns(array: npt.NDArray[Any]) -> bool:
+    """No more memory than the array's own lives as long as it does."""
+    base: Any = array
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    return base.base is None and base.nbytes == array.nbytes

@@ -91,7 +91,7 @@ class _Actor:
         self, function: Callable[..., object], arguments: tuple[Any, ...], inputs: dict[str, _Bytes]
     ) -> _Answer:
         files = [await asyncio.to_thread(self._file, name, data) for name, data in inputs.items()]
-        job = self._pool.run_soon(function, arguments, [file.fd for file in files], lambda memory: memory)
+        job = self._pool.run_soon(function, arguments, files, lambda memory: memory)
         try:
             memory = await asyncio.wrap_future(job)
         except CodecError as error:

@@ -7,16 +7,36 @@ would need somebody alive to unlink it, and a directory that a worker's sandbox 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import mmap
 import os
 import pickle
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cope_codec.errors import CodecError
+
 _NAME = "cope-codec"  # as /proc/<pid>/fd shows it
 _FROZEN = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+
+
+@contextlib.contextmanager
+def counting_descriptors() -> Iterator[None]:
+    """Turn the lack of file descriptors into `queue_full`: it passes, and says nothing about the video.
+
+    Raises:
+        CodecError: `queue_full`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise CodecError("queue_full", "all file descriptors of this process are in use; try again later") from None
 
 
 def anonymous_file() -> int:
@@ -31,7 +51,7 @@ def share_source(source: str | Path | bytes) -> int:
         OSError: the path cannot be read.
     """
     if not isinstance(source, bytes):
-        return os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        return open_regular(source)
     fd = anonymous_file()
     try:
         write(fd, source)
@@ -40,6 +60,22 @@ def share_source(source: str | Path | bytes) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def open_regular(path: str | Path) -> int:
+    """Open a regular file for reading; the descriptor is the caller's to close.
+
+    Raises:
+        OSError: it cannot be read, or is something else: a directory, or a pipe or device that may never give a byte.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a pipe would wait for its writer
+    kind = os.fstat(fd).st_mode
+    if stat.S_ISREG(kind):
+        return fd
+    os.close(fd)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def seal(fd: int) -> None:
@@ -123,13 +159,8 @@ class _Reader(io.RawIOBase):
         return self._at
 
 
-def dump(fd: int, value: object) -> None:
-    """Pickle a request for a worker, which trusts its parent; `wire` is for the way back."""
-    write(fd, pickle.dumps(value, protocol=5))
-
-
 def load(fd: int) -> Any:
-    """Read what `dump` wrote; for workers only."""
+    """Unpickle a request; for workers only, which trust their parent: `wire` is for the way back."""
     return pickle.loads(mapped(fd))  # noqa: S301 - written by the parent
 
 

@@ -56,14 +56,19 @@ class Slot:
         return not self._pebble.active
 
     def build(self) -> None:
-        """Start a worker."""
-        self._pebble = pebble.ProcessPool(
+        """Start a worker.
+
+        Raises:
+            OSError, BrokenExecutor: no descriptors are left; what was there before is as it was.
+        """
+        made = pebble.ProcessPool(
             max_workers=1,
             initializer=worker.initialize,
             initargs=(self._address, self._limits, self._sandboxed),
             context=GuardedContext(),
         )
-        _ = self._pebble.active  # starts the process now, not with the first task
+        _ = made.active  # starts the process now, not with the first task
+        self._pebble = made
         self.rebuilding = self.condemned = False
 
     def end(self) -> None:
@@ -121,8 +126,11 @@ def outcome(job: Job, done: Future[Answer], limits: Limits) -> Outcome:
     if job.cancelled():
         return Outcome()
     try:
-        shared.seal(job.result_fd)
-        return Outcome(job.read(shared.mapped(job.result_fd)))
+        with shared.counting_descriptors():  # a mapping takes one
+            shared.seal(job.result_fd)
+            return Outcome(job.read(shared.mapped(job.result_fd)))
+    except CodecError as short:
+        return Outcome(error=short)
     except Exception as problem:  # noqa: BLE001 - whatever it did, it was no answer, and the caller waits
         return Outcome(error=CodecError("worker_died", f"the worker's answer cannot be used: {problem}"), suspect=True)
 

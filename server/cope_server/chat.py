@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cope_model import account
 from cope_server.account import video_account
 from cope_server.clocks import clock_of
+from cope_server.errors import ending_clearly
 from cope_server.parts import PartError, translate_messages
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def make_router() -> APIRouter:
 
     async def answer(request: Any, raw_request: Any) -> Any:
         videos = _begin(raw_request)
-        response = await chat.create_chat_completion(request, raw_request)
+        with ending_clearly():
+            response = await chat.create_chat_completion(request, raw_request)
         loaded = videos.in_order()
         clock = clock_of(raw_request.scope)
         if clock is not None:
@@ -47,7 +49,8 @@ def make_router() -> APIRouter:
     def hand_over(handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         async def handed_over(request: Any, raw_request: Any) -> Any:
             _begin(raw_request)
-            return await handler(request, raw_request)
+            with ending_clearly():
+                return await handler(request, raw_request)
 
         return handed_over
 

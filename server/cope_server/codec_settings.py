@@ -29,6 +29,10 @@ class CodecSettings:
         timeout_s: seconds that a worker may spend on one task.
         memory_mb: address space that a worker may add to what it holds when warm, MiB.
         cache_mb: most memory of the cache of primitives, MiB.
+        max_mb: size of a video, MiB.
+        max_seconds: length of a video, seconds.
+        max_gigapixels: what is decoded for one video, 10**9 pixels of source pictures: it bounds the time that the
+            workers spend on all its tasks together.
         executor: `local` for processes of this machine, `ray` for actors of the cluster that `RAY_ADDRESS` names.
         sandbox: `try` closes the workers where the kernel can, `require` starts none where it cannot, `off` leaves them
             the rights of the server.
@@ -39,6 +43,9 @@ class CodecSettings:
     timeout_s: float = 30.0
     memory_mb: int = 1200
     cache_mb: int = 512
+    max_mb: int = 16384
+    max_seconds: float = 32400.0
+    max_gigapixels: float = 1000.0
     executor: str = "local"
     sandbox: str = "try"
 
@@ -103,10 +110,16 @@ class CodecSettings:
         return "require" if self.sandbox == "require" else self.sandbox == "try"
 
     def limits(self) -> Limits:
-        """What a task may take."""
+        """What a video and a task may take."""
         from cope_codec.limits import Limits
 
-        return Limits(wall_s=self.timeout_s, memory_bytes=self.memory_mb << 20)
+        return Limits(
+            max_bytes=self.max_mb << 20,
+            max_duration_s=self.max_seconds,
+            max_decoded_pixels=round(self.max_gigapixels * 10**9),
+            wall_s=self.timeout_s,
+            memory_bytes=self.memory_mb << 20,
+        )
 
 
 # option: (name, type, lowest value)
@@ -116,6 +129,9 @@ _KINDS: tuple[tuple[str, type[int] | type[float], float], ...] = (
     ("timeout_s", float, 0.1),
     ("memory_mb", int, 1),
     ("cache_mb", int, 1),
+    ("max_mb", int, 1),
+    ("max_seconds", float, 0.1),
+    ("max_gigapixels", float, 0.001),
 )
 # option: what it may be, the default first
 _CHOICES = {"executor": ("local", "ray"), "sandbox": ("try", "require", "off")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -23,6 +25,25 @@ _TYPES = {HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error", HTTPStatus.SERVICE_U
 _RETRY_AFTER_S = 1
 
 
+class ShuttingDownError(Exception):
+    """The server ends while it is at a request."""
+
+
+@contextmanager
+def ending_clearly() -> Iterator[None]:
+    """Recognise what vLLM's renderer raises once its threads have ended: a request in flight at SIGTERM meets that.
+
+    Raises:
+        ShuttingDownError: the server ends.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "cannot schedule new futures after" not in str(error):  # Python's words; the class says nothing
+            raise
+        raise ShuttingDownError("the server is shutting down") from error
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Answer media errors with their own code; vLLM's handler would put the HTTP status there.
 
@@ -40,9 +61,15 @@ def add_error_handlers(app: FastAPI) -> None:
         headers = {"Retry-After": str(_RETRY_AFTER_S)} if status in _TYPES else None
         return JSONResponse(error_body(str(error), error.parameter, error.code, kind), status, headers)
 
+    async def shutting_down(_: Request, error: Exception) -> JSONResponse:
+        status = HTTPStatus.SERVICE_UNAVAILABLE
+        headers = {"Retry-After": str(_RETRY_AFTER_S)}
+        return JSONResponse(error_body(str(error), None, "cancelled", _TYPES[status]), status, headers)
+
     # Starlette takes the handler of the most special class, so these come before vLLM's for its base classes.
     app.add_exception_handler(MediaError, media_error)
     app.add_exception_handler(MediaFetchError, media_error)
+    app.add_exception_handler(ShuttingDownError, shutting_down)
 
 
 def error_body(message: str, param: str | None, code: str, kind: str = "invalid_request_error") -> dict[str, Any]:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from clips import clip
 
@@ -76,3 +79,16 @@ def test_what_is_too_large_is_not_kept() -> None:
     store = cache.PrimitivesCache(max_bytes=1000)
     store.put(gop)
     assert len(store) == 0
+
+
+def test_a_view_of_something_larger_is_kept_as_a_copy_and_an_array_of_its_own_as_it_is() -> None:
+    (gop,) = cope_codec.open(clip(4)).gops(128)
+    store = cache.PrimitivesCache()
+    assert store.put(gop) is gop
+    memory = np.concatenate([gop.residual, gop.residual])
+    other = replace(gop, key="0" * 40, residual=memory[: len(gop.residual)])
+    kept = store.put(other)
+    assert kept is store.get(other.key) is store.put(other)
+    assert not np.shares_memory(kept.residual, memory)
+    np.testing.assert_array_equal(kept.residual, gop.residual)
+    assert not kept.residual.flags.writeable

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,6 +69,25 @@ def test_a_second_request_extracts_nothing(pool: CountingPool) -> None:
 
     run(main())
     assert sorted(pool.asked) == [0, 1, 2]
+
+
+def mapped_results() -> int:
+    """Memory of workers' results that this process still maps, bytes."""
+    gc.collect()
+    spans = [line.split()[0].split("-") for line in Path("/proc/self/maps").open() if "memfd:cope-codec" in line]
+    return sum(int(end, 16) - int(start, 16) for start, end in spans)
+
+
+def test_the_cache_holds_no_more_memory_than_it_counts(pool: CountingPool) -> None:
+    before = mapped_results()
+    store = PrimitivesCache()
+
+    async def main() -> None:
+        await Flights(store).extract(await pool.open_async(clip(24), VideoOptions(gop_slots=2)), SIDE)
+
+    run(main())
+    assert len(store) == 12
+    assert mapped_results() == before
 
 
 def test_two_at_a_time_are_decoded_once(pool: CountingPool) -> None:

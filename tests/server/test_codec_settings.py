@@ -9,6 +9,7 @@ from ray_cluster import ray_of
 
 import cope_codec
 from cope_codec import sandbox
+from cope_codec.limits import Limits
 from cope_codec.pool import CodecPool
 from cope_server import cli, codec_settings
 from cope_server.codec_settings import CodecSettings
@@ -29,6 +30,15 @@ def test_options_go_before_the_environment_which_goes_before_the_defaults() -> N
     assert (limits.wall_s, limits.memory_bytes) == (1.5, 1200 << 20)
 
 
+def test_what_a_video_may_take_can_be_set() -> None:
+    assert CodecSettings().limits() == Limits()
+    environment: dict[str, str] = {}
+    words = ("--codec-max-mb", "64", "--codec-max-seconds", "600", "--codec-max-gigapixels", "2.5")
+    codec_settings.to_environment(parse(*words), environment)
+    limits = CodecSettings.from_environment(environment).limits()
+    assert (limits.max_bytes, limits.max_duration_s, limits.max_decoded_pixels) == (64 << 20, 600.0, 2_500_000_000)
+
+
 def test_cores_are_shared_among_api_servers() -> None:
     cores = len(os.sched_getaffinity(0))
     assert CodecSettings().worker_count(1) == cores
@@ -45,6 +55,7 @@ def test_cores_are_shared_among_api_servers() -> None:
         ("TIMEOUT_S", "nan", "COPE_CODEC_TIMEOUT_S must be at least 0.1, not nan"),
         ("EXECUTOR", "cloud", "COPE_CODEC_EXECUTOR must be one of local, ray, not 'cloud'"),
         ("SANDBOX", "on", "COPE_CODEC_SANDBOX must be one of try, require, off, not 'on'"),
+        ("MAX_GIGAPIXELS", "0", "COPE_CODEC_MAX_GIGAPIXELS must be at least 0.001, not 0"),
         ("TIMEOUT_S", "soon", "COPE_CODEC_TIMEOUT_S must be a number, not 'soon'"),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import runpy
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
@@ -11,7 +12,7 @@ from fastapi.testclient import TestClient
 from requirements import require
 
 from cope_codec import CODES, CodecError, errors
-from cope_server.errors import add_error_handlers
+from cope_server.errors import add_error_handlers, ending_clearly
 
 PART = "messages[0].content[1].video_url"
 
@@ -24,13 +25,18 @@ def client() -> TestClient:
     app = FastAPI()
     add_error_handlers(app)
 
+    @app.get("/raises/{words}")
+    def in_flight(words: str) -> None:
+        with ending_clearly():
+            raise RuntimeError(words)
+
     @app.get("/{code}")
     def fail(code: str) -> None:
         if code == "unreachable_url":
             raise MediaFetchError("nobody answers", parameter=PART)
         raise from_codec(CodecError(code, "no good", param="fps" if code == "invalid_option" else None), PART)  # type: ignore[arg-type]
 
-    return TestClient(app)
+    return TestClient(app, raise_server_exceptions=False)
 
 
 @pytest.mark.parametrize(
@@ -80,3 +86,16 @@ def test_the_page_of_errors_is_what_the_code_says() -> None:
     assert "| `queue_full` | 429 |" in page
     assert "| `unreachable_url` | 422 |" in page
     assert "| `invalid_video` | 400 |" in page
+
+
+def test_a_request_in_flight_when_the_server_ends_may_be_tried_again(client: TestClient) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        pass
+    with pytest.raises(RuntimeError) as caught:
+        threads.submit(int)
+    answer = client.get(f"/raises/{caught.value}")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    message = "the server is shutting down"
+    want = {"message": message, "type": "service_unavailable", "param": None, "code": "cancelled"}
+    assert answer.json()["error"] == want
+    assert client.get("/raises/other").status_code == 500
