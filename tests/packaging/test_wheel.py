@@ -45,7 +45,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_packages_and_no_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"cope_codec", "cope_model", "cope_server"}
+    packages = {"cope_codec", "cope_model", "cope_server", "cope_training"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == packages
     assert "cope_codec/py.typed" in names
     assert "cope_codec/bench/peer_script.py" in names
 
