@@ -104,7 +104,8 @@ class Mixture:
     """How training looks at clips.
 
     Attributes:
-        keyframes: numbers of keyframes per GOP to choose from, each equally likely.
+        keyframes: numbers of keyframes per GOP to choose from, each equally likely; all clips of a batch have the
+            same, since clips of different lengths would be padded to the longest.
         questions: at most that many of a clip at once.
         zeroed: share of clips whose delta-tokens are all zero; only `appearance` is asked of them.
         without: share of clips that are shown without P slots.
@@ -162,21 +163,22 @@ class QuestionBatches(torch.utils.data.Dataset[Batch]):
     def __getitem__(self, number: int) -> Batch:
         trees: list[Tree] = []
         shown: list[Shown] = []
+        counts = self._mixture.keyframes
+        keyframes = counts[int(np.random.default_rng([self._seed, 7, number]).integers(len(counts)))]
         for place in range(self._rank, self._size * self._world, self._world):
             which = number * self._size * self._world + place
             epoch, within = divmod(which, len(self._pairs))
             order = np.random.default_rng([self._seed, epoch]).permutation(len(self._pairs))
             clip, video = self._pairs[int(order[within])]
-            view, questions = self._draw(clip, np.random.default_rng([self._seed, 1, which]))
+            view, questions = self._draw(clip, keyframes, np.random.default_rng([self._seed, 1, which]))
             gops = [show(gop, view) for gop in video.gops()]
             shown += gops
             trees.append(pack(self._prompts, questions, tokens_of(gops, self._geometry)))
         return collate(trees, shown, self._video_token)
 
-    def _draw(self, clip: Clip, random: np.random.Generator) -> tuple[View, list[Question]]:
+    def _draw(self, clip: Clip, keyframes: int, random: np.random.Generator) -> tuple[View, list[Question]]:
         mixture = self._mixture
         ours = all(question.type for question in clip.questions)
-        keyframes = mixture.keyframes[int(random.integers(len(mixture.keyframes)))]
         fate = random.random()
         flip_x, flip_y = (bool(random.integers(2)) and mixture.flips and ours for _ in range(2))
         questions = [clip.questions[i] for i in random.permutation(len(clip.questions))]

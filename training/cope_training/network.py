@@ -29,9 +29,12 @@ def part(model: CoPEModel, name: str) -> list[nn.Parameter]:
 def visual_tokens(model: CoPEModel, batch: Batch) -> Tensor:
     """All clips' visual tokens, in order: (tokens, d)."""
     body = model.model
-    deltas = body.delta_encoder(batch.motion, batch.residual)
+    # Tokens that will be zero need not be computed.
+    needed = batch.kept.any(1)
+    deltas = body.delta_encoder(batch.motion[needed], batch.residual[needed])
     queries = deltas.shape[1] // 2
-    embedded = body.multi_modal_projector(deltas) * batch.kept.repeat_interleave(queries, 1)[..., None]
+    projected = body.multi_modal_projector(deltas) * batch.kept[needed].repeat_interleave(queries, 1)[..., None]
+    embedded = projected.new_zeros(len(needed), *projected.shape[1:]).index_put((needed,), projected)
     keyframes = model.embed_keyframes(batch.keyframes)
     # Autocast gives each part its own type.
     deltas = close_groups(embedded.to(keyframes.dtype), body.image_newline)
