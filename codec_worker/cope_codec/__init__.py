@@ -6,9 +6,10 @@ for gop in cope_codec.open("clip.mp4", fps=1):
     print(gop.timestamps_s, gop.keyframes.shape, gop.motion.shape, gop.residual.shape)
 """
 
+from cope_codec.container import StreamInfo
 from cope_codec.errors import CODES, CodecError
 from cope_codec.feed import VideoFeed
-from cope_codec.index import PacketIndex, StreamInfo
+from cope_codec.index import PacketIndex
 from cope_codec.motion import MOTION_VECTOR, FrameVectors, iter_vectors, read_vectors
 from cope_codec.options import VideoOptions
 from cope_codec.plan import GopPlan, Slot, VideoPlan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cope_codec.index import StreamInfo
+from cope_codec.container import StreamInfo
 from cope_codec.plan import GopPlan, PlanMode
 from cope_codec.primitives import CELL_PX, I_SLOT, GopPrimitives
 from cope_codec.warp import residual_after_warp, to_sixteenths

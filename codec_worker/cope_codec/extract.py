@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from cope_codec import reencode
 from cope_codec.builder import GopBuilder
+from cope_codec.container import Source
 from cope_codec.deinterlace import FieldPicker
-from cope_codec.index import PacketIndex, Source
+from cope_codec.index import PacketIndex
 from cope_codec.motion import MotionWindow
 from cope_codec.options import ENCODED_FPS
 from cope_codec.paper import PaperExtractor

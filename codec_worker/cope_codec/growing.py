@@ -8,8 +8,9 @@ import threading
 from pathlib import Path
 from typing import IO
 
+from cope_codec.container import open_input
 from cope_codec.errors import CodecError
-from cope_codec.index import PacketIndex, PacketLog, open_input
+from cope_codec.index import PacketIndex, PacketLog
 from cope_codec.limits import Limits
 
 # Without its index at the end of the file, FFmpeg takes other frames of these for keyframes.
@@ -69,7 +70,7 @@ class GrowingIndex:
 
     Args:
         file: a named file, open for reading; stays the caller's, who must not close it before this.
-        stream: which of the video streams, as in `cope_codec.index.video_stream`.
+        stream: which of the video streams, as in `cope_codec.container.video_stream`.
         limits: where to stop.
     """
 

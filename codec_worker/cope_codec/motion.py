@@ -17,7 +17,7 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import PictureType
 
-from cope_codec.index import Source, open_container, video_stream
+from cope_codec.container import Source, open_container, video_stream
 
 # AVMotionVector of libavutil/motion_vector.h. A vector's block has its *centre* at (dst_x, dst_y); it was taken from
 # (dst_x + motion_x / motion_scale, dst_y + motion_y / motion_scale) of the reference picture, so the vector is source

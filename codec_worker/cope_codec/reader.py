@@ -13,7 +13,8 @@ import numpy.typing as npt
 from av.codec.context import Flags2
 from av.packet import Packet
 
-from cope_codec.index import PacketIndex, Source, digest, open_container
+from cope_codec.container import Source, open_container
+from cope_codec.index import PacketIndex, digest
 from cope_codec.limits import DEFAULT_LIMITS
 
 # Reading on is cheaper than a seek for this many packets: demuxing one takes microseconds.

@@ -16,18 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cope_codec.boxes import UnusualError, boxes, movie, only, reader
+from cope_codec.container import Source, describe, open_container, video_stream
 from cope_codec.errors import CodecError
-from cope_codec.index import (
-    DIGEST_BYTES,
-    PacketIndex,
-    Source,
-    assemble,
-    describe,
-    digest,
-    open_container,
-    refuse_longer,
-    video_stream,
-)
+from cope_codec.index import DIGEST_BYTES, PacketIndex, assemble, digest, refuse_longer
 from cope_codec.limits import Limits
 
 LEAST_PACKETS = 4000  # a shorter file is read whole in the time that the checks here would take

@@ -9,10 +9,11 @@ from typing import Any
 
 from av.container import InputContainer
 
+from cope_codec.container import Source, StreamInfo, open_container
 from cope_codec.errors import CodecError
 from cope_codec.extract import extract
 from cope_codec.groups import decoded_packets
-from cope_codec.index import PacketIndex, Source, StreamInfo, open_container, read_index
+from cope_codec.index import PacketIndex, read_index
 from cope_codec.limits import DEFAULT_LIMITS, Limits
 from cope_codec.options import VideoOptions
 from cope_codec.plan import GopPlan, VideoPlan, make_plan

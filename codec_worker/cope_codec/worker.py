@@ -21,10 +21,11 @@ import numpy as np
 
 from cope_codec import samples, sandbox, wire
 from cope_codec.answers import Opened
+from cope_codec.container import open_container
 from cope_codec.errors import CodecError
 from cope_codec.extract import extract
 from cope_codec.handover import Receiver
-from cope_codec.index import PacketIndex, open_container
+from cope_codec.index import PacketIndex
 from cope_codec.limits import Limits
 from cope_codec.options import VideoOptions
 from cope_codec.pipes import BUG, Answer

@@ -9,8 +9,8 @@ from clips import encoded, scaled, weave
 
 import cope_codec
 from cope_codec import VideoOptions, samples
+from cope_codec.container import open_container, video_stream
 from cope_codec.deinterlace import FieldPicker
-from cope_codec.index import open_container, video_stream
 from cope_codec.pool import CodecPool
 
 X264 = (("x264-params", "tff=1"),)

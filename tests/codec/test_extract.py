@@ -26,7 +26,7 @@ from requirements import VIDEOS
 
 import cope_codec
 from cope_codec import CodecError, GopPrimitives
-from cope_codec.index import open_container, video_stream
+from cope_codec.container import open_container, video_stream
 from cope_codec.plan import GopPlan
 
 PAPER_ERROR = 8  # mean grey levels that re-encoding may cost; a small test pattern enlarged costs 6.3

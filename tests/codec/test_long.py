@@ -82,7 +82,8 @@ import clips
 from fractions import Fraction
 import numpy as np
 from cope_codec import VideoOptions
-from cope_codec.index import PacketIndex, StreamInfo
+from cope_codec.container import StreamInfo
+from cope_codec.index import PacketIndex
 from cope_codec.plan import make_plan
 n = 8 * 3600 * 30
 before = clips.peak_kib()

@@ -14,8 +14,8 @@ from streams import KINDS, RAW
 
 import cope_codec
 from cope_codec import CodecError, VideoOptions
+from cope_codec.container import open_container, video_stream
 from cope_codec.grid import ConstantRate
-from cope_codec.index import open_container, video_stream
 from cope_codec.reencode import Reencoder
 
 SIDE = 64

@@ -14,8 +14,8 @@ from streams import KINDS, RAW
 import cope_codec
 import cope_codec.samples
 from cope_codec import CodecError, GopPrimitives
+from cope_codec.container import open_container, video_stream
 from cope_codec.deinterlace import FieldPicker
-from cope_codec.index import open_container, video_stream
 
 SIDE = 64
 

@@ -14,7 +14,8 @@ from clips import audio_only, clip, clip_at, encoded
 
 import cope_codec
 from cope_codec import CodecError, PacketIndex, VideoOptions, tables
-from cope_codec.index import Source, read_index
+from cope_codec.container import Source
+from cope_codec.index import read_index
 from cope_codec.limits import DEFAULT_LIMITS, Limits
 from cope_codec.plan import make_plan
 from cope_codec.shared import SharedFile

@@ -14,7 +14,7 @@ import numpy as np
 
 from cope_codec import samples
 from cope_codec.bench.peers import Peer, PeerError
-from cope_codec.index import Source, open_container, video_stream
+from cope_codec.container import Source, open_container, video_stream
 from cope_codec.options import VideoOptions
 from cope_codec.video import Video
 from cope_codec.video import open as open_video

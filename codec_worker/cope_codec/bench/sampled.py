@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cope_codec import samples
-from cope_codec.index import open_container, read_index, video_stream
+from cope_codec.container import open_container, video_stream
+from cope_codec.index import read_index
 from cope_codec.options import VideoOptions
 from cope_codec.plan import VideoPlan
 from cope_codec.video import open as open_video
