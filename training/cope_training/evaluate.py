@@ -132,18 +132,24 @@ def evaluate(
         Fields by name; accuracies are percent, group means weigh each type the same.
     """
     view = View(keyframes=1)
-    types = scores.by_type(evaluation.answer(view, "1 keyframe"))
+    measured: dict[View, dict[str, dict[str, Any]]] = {}
+
+    def types_under(shown: View, description: str) -> dict[str, dict[str, Any]]:
+        # Some fields need the same answers, each of which takes minutes without a GPU.
+        if shown not in measured:
+            measured[shown] = scores.by_type(evaluation.answer(shown, description))
+        return measured[shown]
+
+    types = types_under(view, "1 keyframe")
     report: dict[str, Any] = {**_groups(types), "by_type": types, "chance": scores.by_group(types, "chance")}
     report["exact"] = scores.by_group(types, "exact")
     for name in rows.ABLATIONS:
         if name in wanted:
-            report[name] = _both(scores.by_type(evaluation.answer(replace(view, deltas=_DELTAS[name]), name)))
+            report[name] = _both(types_under(replace(view, deltas=_DELTAS[name]), name))
     if "by_keyframes" in wanted:
         report["by_keyframes"] = {
             str(count): {
-                name: scores.by_group(
-                    scores.by_type(evaluation.answer(View(count, deltas), f"{count} keyframes, {name}"))
-                )
+                name: scores.by_group(types_under(View(count, deltas), f"{count} keyframes, {name}"))
                 for name, deltas in _WITH_AND_WITHOUT.items()
             }
             for count in rows.KEYFRAMES
