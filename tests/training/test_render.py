@@ -1,6 +1,6 @@
 import numpy as np
 
-from cope_training.render import Renderer, patch_labels
+from cope_training.render import Renderer, patch_centres, patch_labels
 from cope_training.scenes import COLOURS, SHAPES, Leg, Scene, Thing
 
 
@@ -63,3 +63,13 @@ def test_patches_are_labelled_with_what_covers_most_of_them() -> None:
     assert labels[0, 0].tolist() == [0, 0]
     assert labels[8, 8].tolist() == [1 + colours.index("red"), 1 + shapes.index("circle")]
     assert labels[6, 5].tolist() == [1 + colours.index("cyan"), 1 + shapes.index("square")]
+
+
+def test_patches_know_where_the_thing_is_that_covers_them() -> None:
+    drawn = scene(Thing("cyan", "square", 14, 32, 96), Thing("red", "circle", 12, 96, 64))
+    owner = Renderer(drawn, 128, 128).draw(0.0)[1]
+    centres = patch_centres(drawn, owner, 8).reshape(16, 16, 2)
+    assert centres[0, 0].tolist() == [0, 0]
+    np.testing.assert_allclose(centres[12, 4], (-0.5, 0.5), atol=0.02)  # a quarter from the left, three from the top
+    np.testing.assert_allclose(centres[12, 3], centres[12, 4])  # every patch of it says the same
+    np.testing.assert_allclose(centres[8, 12], (0.5, 0.0), atol=0.02)

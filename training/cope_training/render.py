@@ -148,11 +148,37 @@ def patch_labels(scene: Scene, owner: npt.NDArray[np.int32], patch: int) -> npt.
         [(colours.index(thing.colour) + 1, SHAPES.index(thing.shape) + 1) for thing in scene.things] + [(0, 0)],
         np.int64,
     )
+    labels: npt.NDArray[np.int64] = table[_covering(scene, owner, patch)]
+    return labels
+
+
+def patch_centres(scene: Scene, owner: npt.NDArray[np.int32], patch: int) -> npt.NDArray[np.float32]:
+    """Where the thing is that most of each patch shows.
+
+    Args:
+        scene, owner, patch: see `patch_labels`.
+
+    Returns:
+        float32 (g * g, 2): (x, y) of the middle of what is seen of the thing, -1..1 from left to right and from top to
+        bottom; 0 for the world.
+    """
+    centres = np.zeros((len(scene.things) + 1, 2), np.float32)
+    for n in range(len(scene.things)):
+        rows, columns = np.nonzero(owner == n)
+        if len(rows):
+            centres[n] = columns.mean(), rows.mean()
+            centres[n] = centres[n] * 2 / (np.array(owner.shape[::-1]) - 1) - 1
+    where: npt.NDArray[np.float32] = centres[_covering(scene, owner, patch)]
+    return where
+
+
+def _covering(scene: Scene, owner: npt.NDArray[np.int32], patch: int) -> npt.NDArray[np.int64]:
+    """Index of the thing that most of each patch shows, int64 (g * g,); the number of things for the world."""
     g = owner.shape[0] // patch
     blocks = owner[: g * patch, : g * patch].reshape(g, patch, g, patch).transpose(0, 2, 1, 3).reshape(g * g, -1)
     counts = np.stack([(blocks == n).sum(1) for n in (*range(len(scene.things)), -1)])
-    labels: npt.NDArray[np.int64] = table[counts.argmax(0)]
-    return labels
+    out: npt.NDArray[np.int64] = counts.argmax(0)
+    return out
 
 
 assert REFERENCE_PX == 128  # `_draw` has the number built in

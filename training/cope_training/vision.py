@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cope_model.frames import normalize_keyframes
 from cope_model.reference import CoPEModel
-from cope_training.render import Renderer, patch_labels
+from cope_training.render import Renderer, patch_centres, patch_labels
 from cope_training.scenes import COLOURS, SHAPES
 from cope_training.stories import SECONDS, invent
 
@@ -25,14 +25,16 @@ class Pictures:
     Attributes:
         pixels: uint8 (B, S, S, 3), RGB.
         labels: int64 (B, g * g, 2), colour and shape, 0 for the world (`render.patch_labels`).
+        centres: float (B, g * g, 2), where the thing is that covers a patch (`render.patch_centres`).
     """
 
     pixels: Tensor
     labels: Tensor
+    centres: Tensor
 
     def to(self, device: torch.device) -> Pictures:
         """The same on another device."""
-        return Pictures(self.pixels.to(device), self.labels.to(device))
+        return Pictures(self.pixels.to(device), self.labels.to(device), self.centres.to(device))
 
 
 class PictureBatches(torch.utils.data.Dataset[Pictures]):
@@ -50,7 +52,7 @@ class PictureBatches(torch.utils.data.Dataset[Pictures]):
         self._rank, self._world = rank, world
 
     def __getitem__(self, number: int) -> Pictures:
-        pixels, labels = [], []
+        pixels, labels, centres = [], [], []
         for place in range(self._rank, self._size * self._world, self._world):
             which = number * self._size * self._world + place
             scene = invent(self._seed, which).scene
@@ -60,32 +62,72 @@ class PictureBatches(torch.utils.data.Dataset[Pictures]):
             picture, owner = Renderer(scene, self._side, self._side).draw(time_s)
             pixels.append(picture)
             labels.append(patch_labels(scene, owner, self._patch))
-        return Pictures(torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(labels)))
+            centres.append(patch_centres(scene, owner, self._patch))
+        return Pictures(*(torch.from_numpy(np.stack(arrays)) for arrays in (pixels, labels, centres)))
 
 
 class Labelling(nn.Module):
-    """A linear head on every patch of the vision encoder.
+    """Linear heads on every patch of the vision encoder: colour, shape and place of what covers it, its column and row.
+
+    Colour and shape alone would teach the encoder to forget where a patch lies, which no later stage could bring back
+    while it is frozen: which of two things moves is a question of place. The place of things, 0 where there is none,
+    can be read from a mean over all patches, before a language model has learnt which of them to look at.
+
+    A last term keeps features near unit variance and uncorrelated: the projector has no norm of its own and would
+    hardly see what a few large features drown.
 
     Args:
-        model: its vision encoder is trained, the head is thrown away.
+        model: its vision encoder is trained, the heads are thrown away.
     """
+
+    places: Tensor
 
     def __init__(self, model: CoPEModel) -> None:
         super().__init__()
         self.tower = model.model.vision_tower
-        self.sizes = (len(COLOURS) + 1, len(SHAPES) + 1)
+        grid = model.config.geometry.grid
+        self.sizes = (len(COLOURS) + 1, len(SHAPES) + 1, grid, grid, 2)
         width = model.config.vision_config.hidden_size
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(self.sizes)))
+        at = torch.arange(grid * grid)
+        self.register_buffer("places", torch.stack([at % grid, at // grid], -1), persistent=False)
 
     def forward(self, batch: Pictures) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy of colour and shape, and their accuracies on patches that a thing covers."""
+        """The loss, accuracies (of colour and shape on patches that a thing covers), and how far off centres are.
+
+        World and things weigh the same, although the world covers nearly all patches.
+        """
         pixels = normalize_keyframes(batch.pixels, torch.float32)
-        colour, shape = self.head(self.tower(pixels)).float().split(self.sizes, -1)
-        loss = colour.new_zeros(())
-        numbers: dict[str, Tensor] = {}
-        for name, logits, labels in (("colour", colour, batch.labels[..., 0]), ("shape", shape, batch.labels[..., 1])):
-            loss = loss + F.cross_entropy(logits.flatten(0, 1), labels.flatten())
-            covered = labels > 0
-            hits = (logits.argmax(-1) == labels) & covered
-            numbers[name] = hits.sum() / covered.sum().clamp(min=1)
+        features = self.tower(pixels)
+        logits = self.head(features).float().split(self.sizes, -1)
+        covered = batch.labels[..., 0] > 0
+        everywhere = torch.ones_like(covered)
+        places = self.places.expand(len(covered), -1, -1)
+        loss = apart = _distance_from_white(features.float())
+        off = ((logits[4] - batch.centres) ** 2).sum(-1)
+        loss = loss + sum(off[part].sum() / part.sum().clamp(min=1) for part in (covered, ~covered))
+        numbers: dict[str, Tensor] = {
+            "whiteness": apart.detach(),
+            "centre": (off[covered].sum() / covered.sum().clamp(min=1)).sqrt().detach(),
+        }
+        for name, found, labels, parts in (
+            ("colour", logits[0], batch.labels[..., 0], (covered, ~covered)),
+            ("shape", logits[1], batch.labels[..., 1], (covered, ~covered)),
+            ("column", logits[2], places[..., 0], (everywhere,)),
+            ("row", logits[3], places[..., 1], (everywhere,)),
+        ):
+            for part in parts:
+                lost = F.cross_entropy(found[part], labels[part], reduction="sum")
+                loss = loss + lost / part.sum().clamp(min=1) / len(parts)
+            hits = (found.argmax(-1) == labels) & parts[0]
+            numbers[name] = hits.sum() / parts[0].sum().clamp(min=1)
         return loss, numbers
+
+
+def _distance_from_white(features: Tensor) -> Tensor:
+    """Mean squared difference, per feature, between the covariance of (B, L, D) over all patches and the identity."""
+    flat = features.flatten(0, 1)
+    flat = flat - flat.mean(0)
+    covariance = flat.T @ flat / len(flat)
+    unit = torch.eye(len(covariance), device=covariance.device)
+    return ((covariance - unit) ** 2).sum(1).mean()
