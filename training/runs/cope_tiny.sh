@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Trains cope-tiny from nothing: data, vision encoder, delta-encoder, the whole model, evaluation. The bundled model was
-# made by it as it stands.
+# Trains cope-tiny from nothing: data, vision encoder, delta-encoder, the whole model, evaluation.
 #
 #   training/runs/cope_tiny.sh [OUT]           everything, into OUT (default runs/cope-tiny)
 #   SCALE=0.1 training/runs/cope_tiny.sh OUT   a tenth of the clips and steps; STEPS_SCALE is for the steps alone
