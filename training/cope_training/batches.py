@@ -117,7 +117,7 @@ class Mixture:
         without: share of clips that are shown without P slots. Of both kinds only `appearance` is asked.
         flips: mirror clips and answers at random; only for questions whose type we know.
         balance: let every question type weigh the same in the loss, however rare it is; types that we do not know are
-            one type together. Nine in ten questions would otherwise be about what a picture shows.
+            one type together. Of our own data, two in three answers would otherwise be about what a picture shows.
         groups: ask only questions of these groups, see `questions.GROUPS`; none given asks all.
     """
 
