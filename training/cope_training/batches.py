@@ -112,7 +112,7 @@ class Mixture:
     Attributes:
         keyframes: numbers of keyframes per GOP to choose from, each equally likely; all clips of a batch have the
             same, since clips of different lengths would be padded to the longest.
-        questions: at most that many of a clip at once; those that a picture answers come last.
+        questions: at most that many of a clip at once; those that a picture answers come last, sentences before words.
         zeroed: share of clips whose delta-tokens are all zero.
         without: share of clips that are shown without P slots. Of both kinds only `appearance` is asked.
         flips: mirror clips and answers at random; only for questions whose type we know.
@@ -208,7 +208,7 @@ class QuestionBatches(torch.utils.data.Dataset[Batch]):
         fate = random.random()
         flip_x, flip_y = (bool(random.integers(2)) and mixture.flips and ours for _ in range(2))
         questions = [clip.questions[i] for i in random.permutation(len(clip.questions))]
-        questions.sort(key=_is_appearance)
+        questions.sort(key=_turn)
         deltas: Any = "on"
         if fate < mixture.zeroed + mixture.without:
             deltas = "zeroed" if fate < mixture.zeroed else "none"
@@ -220,8 +220,9 @@ class QuestionBatches(torch.utils.data.Dataset[Batch]):
 
 
 def type_weights(clips: Sequence[Clip]) -> dict[str, float]:
-    """What an answer of each question type weighs, so that all types weigh the same and the mean is 1."""
-    counts = Counter(question.type for clip in clips for question in clip.questions)
+    """What an answer of each question type weighs: all types the same, with a mean of 1; a sentence, as free answers of
+    our own data are, weighs 1, since it says as much as several answers of one word."""
+    counts = Counter(question.type for clip in clips for question in clip.questions if not _is_sentence(question))
     return {name: counts.total() / (len(counts) * count) for name, count in counts.items()}
 
 
@@ -231,6 +232,15 @@ def _asking(clip: Clip, groups: Sequence[str]) -> Clip:
         return clip
     kept = tuple(one for one in clip.questions if one.type in TYPES and TYPES[one.type].group in groups)
     return replace(clip, questions=kept)
+
+
+def _is_sentence(question: Question) -> bool:
+    return question.type in TYPES and not TYPES[question.type].options
+
+
+def _turn(question: Question) -> int:
+    """Which questions come first where there are more than a clip may have."""
+    return 2 * _is_appearance(question) + (not _is_sentence(question))
 
 
 def _is_appearance(question: Question) -> bool:

@@ -24,7 +24,8 @@ class QuestionType:
     Attributes:
         group: `appearance` (the first picture answers it), `motion` (only what happens between keyframes does), or
             `binding` (motion of one of several things).
-        options: all answers; a question may offer fewer.
+        options: all answers; a question may offer fewer. None are given where answers are sentences
+            (`cope_training.telling`): those are trained on and never scored.
         training, held_out: wordings, disjoint, with fields in braces.
     """
 
@@ -263,6 +264,30 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "Who moves first, {a} or {b}?",
             ),
             ("Which moves first, {a} or {b}?", "{A} or {b}: which object moves first?"),
+        ),
+        "describe": QuestionType(
+            "appearance",
+            (),
+            (
+                "What is there at the start?",
+                "Which objects are there at the start?",
+                "Describe the start of the video.",
+                "What can be seen at the start?",
+                "Tell me what is there at the start.",
+            ),
+            ("What does the video show at the start?", "Which objects can you see at the start?"),
+        ),
+        "happens": QuestionType(
+            "binding",
+            (),
+            (
+                "What happens?",
+                "What happens in the video?",
+                "Describe what happens.",
+                "Tell me what happens in the video.",
+                "What moves, and how?",
+            ),
+            ("What does happen in the video?", "Describe what happens in the video."),
         ),
     }
 )

@@ -16,6 +16,7 @@ import numpy as np
 
 from cope_training.questions import NOWHERE, TYPES, Question, wording
 from cope_training.scenes import COLOURS, DIRECTIONS, REFERENCE_PX, SHAPES, Leg, Scene, Thing
+from cope_training.telling import what_happens, what_is_there
 from cope_training.textures import HELD_OUT_FAMILIES, TRAINING_FAMILIES
 
 T = TypeVar("T")
@@ -87,11 +88,8 @@ class _Draft:
         self, type_: str, answer: str, *, options: Sequence[str] = (), among: Sequence[str] = (), **fields: str
     ) -> None:
         """Add a question in one of its wordings."""
-        kind = TYPES[type_]
-        templates = kind.held_out if self.held_out else kind.training
-        template = templates[int(self.events.integers(len(templates)))]
-        text = wording(template, fields)
-        self.questions.append(Question(type_, text, answer, tuple(options) or kind.options, tuple(among)))
+        text = wording(_template(type_, self.held_out, self.events), fields)
+        self.questions.append(Question(type_, text, answer, tuple(options) or TYPES[type_].options, tuple(among)))
 
     def thing(self, colour: str, x: float, y: float, radius: float | None = None, shape: str | None = None) -> Thing:
         """A thing at rest whose other traits are drawn."""
@@ -402,4 +400,12 @@ def invent(
         things=tuple(draft.things),
         **draft.camera,  # type: ignore[arg-type]
     )
+    words = np.random.default_rng([*stream, 6])
+    for type_, sentence in (("describe", what_is_there(scene)), ("happens", what_happens(scene))):
+        draft.questions.append(Question(type_, _template(type_, held_out, words), sentence))
     return Story(chosen, scene, tuple(draft.questions), dict(draft.deck.dealt))
+
+
+def _template(type_: str, held_out: bool, random: np.random.Generator) -> str:
+    templates = TYPES[type_].held_out if held_out else TYPES[type_].training
+    return templates[int(random.integers(len(templates)))]

@@ -1,4 +1,4 @@
-"""Stage 0, for models whose vision encoder is not pre-trained: colour and shape of every patch of drawn pictures."""
+"""Stage 0, for models whose vision encoder is not pre-trained: what drawn pictures show, and where."""
 
 # B pictures, S side (px), g patches a side, D vision width.
 
@@ -16,6 +16,10 @@ from cope_model.reference import CoPEModel
 from cope_training.render import Renderer, patch_centres, patch_labels
 from cope_training.scenes import COLOURS, SHAPES
 from cope_training.stories import SECONDS, invent
+
+_CELLS = 8  # a side of the coarse grid that things' places are told by
+_PICTURE = 3.0  # weight of what the mean over patches tells, beside what each patch does
+_SAME = 0.01  # of places that belong to one thing: mean squared distance, in halves of the picture
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,11 +71,14 @@ class PictureBatches(torch.utils.data.Dataset[Pictures]):
 
 
 class Labelling(nn.Module):
-    """Linear heads on every patch of the vision encoder: colour, shape and place of what covers it, its column and row.
+    """Linear heads on a vision encoder: what covers every patch and where that lies, and what the picture holds.
 
-    Colour and shape alone would teach the encoder to forget where a patch lies, which no later stage could bring back
-    while it is frozen: which of two things moves is a question of place. The place of things, 0 where there is none,
-    can be read from a mean over all patches, before a language model has learnt which of them to look at.
+    On every patch: colour and shape of the thing that covers it, the cell that holds the thing's middle, and the patch's
+    own column and row. Colour and shape alone would teach the encoder to forget where a patch lies, which no later stage
+    could bring back while it is frozen: which of two things moves is a question of place.
+
+    On the mean over all patches: for every colour, whether a thing has it, and where. A language model begins by looking
+    at all tokens alike; this is what it can tell then.
 
     A last term keeps features near unit variance and uncorrelated: the projector has no norm of its own and would
     hardly see what a few large features drown.
@@ -80,41 +87,45 @@ class Labelling(nn.Module):
         model: its vision encoder is trained, the heads are thrown away.
     """
 
-    places: Tensor
+    at: Tensor
 
     def __init__(self, model: CoPEModel) -> None:
         super().__init__()
         self.tower = model.model.vision_tower
         grid = model.config.geometry.grid
-        self.sizes = (len(COLOURS) + 1, len(SHAPES) + 1, grid, grid, 2)
+        self.sizes = (len(COLOURS) + 1, len(SHAPES) + 1, _CELLS + 1, _CELLS + 1, grid, grid)
         width = model.config.vision_config.hidden_size
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(self.sizes)))
+        self.table = nn.Linear(width, 3 * len(COLOURS))
         at = torch.arange(grid * grid)
-        self.register_buffer("places", torch.stack([at % grid, at // grid], -1), persistent=False)
+        self.register_buffer("at", torch.stack([at % grid, at // grid], -1), persistent=False)
 
     def forward(self, batch: Pictures) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, accuracies (of colour and shape on patches that a thing covers), and how far off centres are.
+        """The loss, and how well the heads do.
 
-        World and things weigh the same, although the world covers nearly all patches.
+        Returns:
+            Loss; `colour`, `shape` and `cell` are accuracies on patches that a thing covers, `held` is the share of
+            pictures whose colours are all told right, `off` how far things are from where the mean says, in halves of
+            the picture. World and things weigh the same, although the world covers nearly all patches.
         """
-        pixels = normalize_keyframes(batch.pixels, torch.float32)
-        features = self.tower(pixels)
-        logits = self.head(features).float().split(self.sizes, -1)
+        features = self.tower(normalize_keyframes(batch.pixels, torch.float32)).float()
         covered = batch.labels[..., 0] > 0
         everywhere = torch.ones_like(covered)
-        places = self.places.expand(len(covered), -1, -1)
-        loss = apart = _distance_from_white(features.float())
-        off = ((logits[4] - batch.centres) ** 2).sum(-1)
-        loss = loss + sum(off[part].sum() / part.sum().clamp(min=1) for part in (covered, ~covered))
-        numbers: dict[str, Tensor] = {
-            "whiteness": apart.detach(),
-            "centre": (off[covered].sum() / covered.sum().clamp(min=1)).sqrt().detach(),
-        }
+        at = self.at.expand(len(covered), -1, -1)
+        cells = ((batch.centres + 1) * (_CELLS / 2)).long().clamp(0, _CELLS - 1) + 1
+        cells = cells * covered[..., None]
+        logits = self.head(features).split(self.sizes, -1)
+        apart = _distance_from_white(features)
+        held, numbers = self._held(features.mean(1), batch)
+        loss = apart + _PICTURE * held
+        numbers["whiteness"] = apart.detach()
         for name, found, labels, parts in (
             ("colour", logits[0], batch.labels[..., 0], (covered, ~covered)),
             ("shape", logits[1], batch.labels[..., 1], (covered, ~covered)),
-            ("column", logits[2], places[..., 0], (everywhere,)),
-            ("row", logits[3], places[..., 1], (everywhere,)),
+            ("cell_x", logits[2], cells[..., 0], (covered, ~covered)),
+            ("cell_y", logits[3], cells[..., 1], (covered, ~covered)),
+            ("column", logits[4], at[..., 0], (everywhere,)),
+            ("row", logits[5], at[..., 1], (everywhere,)),
         ):
             for part in parts:
                 lost = F.cross_entropy(found[part], labels[part], reduction="sum")
@@ -122,6 +133,21 @@ class Labelling(nn.Module):
             hits = (found.argmax(-1) == labels) & parts[0]
             numbers[name] = hits.sum() / parts[0].sum().clamp(min=1)
         return loss, numbers
+
+    def _held(self, means: Tensor, batch: Pictures) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of what means (B, D) say about every colour: is it there, and where."""
+        of = F.one_hot(batch.labels[..., 0], len(COLOURS) + 1)[..., 1:].float()  # (B, g * g, colours)
+        area = of.sum(1)
+        there = area > 0
+        share = of / area.clamp(min=1)[:, None]
+        middle = torch.einsum("bpc,bpx->bcx", share, batch.centres)
+        spread = torch.einsum("bpc,bpcx->bc", share, (batch.centres[:, :, None] - middle[:, None]) ** 2)
+        single = there & (spread < _SAME)  # two things of one colour have no middle
+        table = self.table(means).view(len(means), len(COLOURS), 3)
+        seen = F.binary_cross_entropy_with_logits(table[..., 0], there.float())
+        off = (((table[..., 1:] - middle) ** 2).sum(-1) * single).sum() / single.sum().clamp(min=1)
+        right = ((table[..., 0] > 0) == there).all(-1).float().mean()
+        return seen + off, {"held": right, "off": off.detach().sqrt()}
 
 
 def _distance_from_white(features: Tensor) -> Tensor:

@@ -32,13 +32,13 @@ mkdir -p "$OUT"
 $COPE train make-data "$OUT/data" --clips "$(clips 6000)" --seed "$SEED" --workers "$WORKERS"
 $COPE train make-data "$OUT/held-out" --clips "$(clips 3612)" --seed "$SEED" --held-out --workers "$WORKERS"
 
-train vision "$OUT/vision" --preset tiny --steps "$(steps 320 10)" --batch 32 --lr 1.5e-3 --warmup "$(steps 30 2)"
+train vision "$OUT/vision" --preset tiny --steps "$(steps 450 10)" --batch 32 --lr 1.5e-3 --warmup "$(steps 30 2)"
 train pretrain "$OUT/pretrain" --model "$OUT/vision/model" --data "$OUT/data" \
   --steps "$(steps 200 20)" --batch 32 --lr 1e-3 --warmup "$(steps 30 2)"
 # Mostly one keyframe per GOP, where delta-tokens have most to say; two and four so that every setting works. The vision
 # encoder stays frozen: stage 0 has taught it what it can see, and its backward pass would take a third of the time.
 finetune() {
-  train finetune "$1" --model "$2" --data "$OUT/data" --keyframes 1,1,1,1,2,4 --questions 5 --part-lr vision=0 --lr 1e-3 \
+  train finetune "$1" --model "$2" --data "$OUT/data" --keyframes 1,1,1,1,1,1,2,4 --questions 6 --part-lr vision=0 --lr 1e-3 \
     --steps "$3" --batch 16 --warmup "$(steps 100 2)" --dtype float16
 }
 STEPS=$(steps 2000 12)
