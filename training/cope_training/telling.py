@@ -1,7 +1,7 @@
 """Whole sentences about a scene: what is there at the start, and what happens.
 
-They are trained on and never scored. An answer of one word says little about which thing it is about; a sentence ties a
-colour to its place and to its motion word by word, and every colour that has been said is a question about the next word.
+They are trained on and never scored. An answer of one word says little about which thing it is about; a sentence ties
+a colour to its place and to its motion word by word, and every colour that has been said asks for the next word.
 """
 
 from __future__ import annotations

@@ -73,12 +73,12 @@ class PictureBatches(torch.utils.data.Dataset[Pictures]):
 class Labelling(nn.Module):
     """Linear heads on a vision encoder: what covers every patch and where that lies, and what the picture holds.
 
-    On every patch: colour and shape of the thing that covers it, the cell that holds the thing's middle, and the patch's
-    own column and row. Colour and shape alone would teach the encoder to forget where a patch lies, which no later stage
-    could bring back while it is frozen: which of two things moves is a question of place.
+    On every patch: colour and shape of the thing that covers it, the cell that holds the thing's middle, and the
+    patch's own column and row. Colour and shape alone would teach the encoder to forget where a patch lies, which no
+    later stage could bring back while it is frozen: which of two things moves is a question of place.
 
-    On the mean over all patches: for every colour, whether a thing has it, and where. A language model begins by looking
-    at all tokens alike; this is what it can tell then.
+    On the mean over all patches: for every colour, whether a thing has it, and where. A language model begins by
+    looking at all tokens alike; this is what it can tell then.
 
     A last term keeps features near unit variance and uncorrelated: the projector has no norm of its own and would
     hardly see what a few large features drown.
