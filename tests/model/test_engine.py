@@ -8,75 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from model.engines import Engine, engine_environment
 from model.gops import make_gop
 from PIL import Image
 
 from cope_codec import GopPrimitives
-from cope_model.reference import Generation, Reference
 
 TOKENS = 16
 QUESTION = {"type": "text", "text": "What happens in the video?"}
 
 
-class Engine:
-    """vLLM and the reference with the same model, asked the same things."""
-
-    def __init__(self, directory: Path) -> None:
-        from vllm import LLM
-
-        self.reference = Reference.load(directory)
-        self.llm = LLM(
-            str(directory),
-            dtype="float32",
-            enforce_eager=True,
-            max_model_len=4096,
-            block_size=32,
-            max_num_batched_tokens=256,  # shorter than most prompts below: prefill comes in chunks
-        )
-
-    def ask(self, content: list[dict[str, Any]] | str) -> tuple[Generation, Any]:
-        """The reference's answer and vLLM's."""
-        from vllm import SamplingParams
-
-        expected = self.reference.generate([{"role": "user", "content": content}], TOKENS)
-        parts = [] if isinstance(content, str) else content
-        template = [part if part["type"] == "text" else {"type": part["type"]} for part in parts] or content
-        prompt: dict[str, Any] = self.reference.tokenizer.apply_chat_template(
-            [{"role": "user", "content": template}], add_generation_prompt=True, return_dict=True
-        )
-        media: dict[str, list[Any]] = {}
-        for part in parts:
-            if part["type"] != "text":
-                media.setdefault(part["type"], []).append(part[part["type"]])
-        request: dict[str, Any] = {"prompt_token_ids": prompt["input_ids"]}
-        if media:
-            request["multi_modal_data"] = media
-        sampling = SamplingParams(temperature=0, max_tokens=TOKENS, logprobs=0)
-        return expected, self.llm.generate(request, sampling, use_tqdm=False)[0]
-
-    def check(self, content: list[dict[str, Any]] | str) -> Any:
-        """Assert that both answers are the same; returns vLLM's."""
-        expected, answer = self.ask(content)
-        assert answer.prompt_token_ids == expected.prompt_token_ids
-        output = answer.outputs[0]
-        assert list(output.token_ids) == expected.token_ids
-        logprobs = [step[token].logprob for step, token in zip(output.logprobs, output.token_ids, strict=True)]
-        assert logprobs == pytest.approx(expected.logprobs, abs=1e-4)
-        return answer
-
-
 @pytest.fixture(scope="module")
 def engine(tiny_dir: Path) -> Iterator[Engine]:
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in {
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_PLUGINS": "cope",
-            "HF_HUB_OFFLINE": "1",
-        }.items():
-            environment.setenv(name, value)
-        yield Engine(tiny_dir)
+    with engine_environment():
+        yield Engine(tiny_dir, TOKENS)
 
 
 def video(*gops: GopPrimitives) -> dict[str, Any]:

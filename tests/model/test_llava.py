@@ -11,82 +11,20 @@ import numpy as np
 import pytest
 import torch
 from llava import SIDE, write_llava
+from model.engines import Engine, engine_environment
 from model.gops import make_gop
 from PIL import Image
 
 from cope_model.presets import geometry_from_config
-from cope_model.reference import Generation, Reference
+from cope_model.reference import Reference
 
 TOKENS = 12
 QUESTION = {"type": "text", "text": "What happens in the video?"}
 
 
-class Engine:
-    """vLLM and the reference with one checkpoint."""
-
-    def __init__(
-        self, directory: Path, overrides: dict[str, Any], reference: Reference | None = None, **options: Any
-    ) -> None:
-        from vllm import LLM
-
-        self.reference = reference or Reference.load(directory, **overrides)
-        self.llm = LLM(
-            str(directory),
-            dtype="float32",
-            enforce_eager=True,
-            max_model_len=4096,
-            block_size=32,
-            max_num_batched_tokens=256,
-            hf_overrides=overrides,
-            **options,
-        )
-
-    def answer(self, parts: list[dict[str, Any]], **options: Any) -> Any:
-        """vLLM's answer to what its chat route makes of such parts: media first, each on a line of its own."""
-        from vllm import SamplingParams
-
-        media: dict[str, list[Any]] = {}
-        for part in parts:
-            if part["type"] != "text":
-                media.setdefault(part["type"], []).append(part[part["type"]])
-        config = self.reference.model.config
-        lines = [config.placeholders[name] for name, items in media.items() for _ in items]
-        content: Any = "\n".join([*lines, *(part["text"] for part in parts if part["type"] == "text")])
-        if config.model_type == "cope_videolm":  # whose own template takes parts
-            content = [part if part["type"] == "text" else {"type": part["type"]} for part in parts]
-        prompt: dict[str, Any] = self.reference.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=True
-        )
-        request: dict[str, Any] = {"prompt_token_ids": prompt["input_ids"]}
-        if media:
-            request["multi_modal_data"] = media
-        sampling = SamplingParams(temperature=0, max_tokens=TOKENS, logprobs=0)
-        return self.llm.generate(request, sampling, use_tqdm=False, **options)[0]
-
-    def expected(self, parts: list[dict[str, Any]]) -> Generation:
-        return self.reference.generate([{"role": "user", "content": parts}], TOKENS)
-
-    def check(self, parts: list[dict[str, Any]], **options: Any) -> Any:
-        expected, answer = self.expected(parts), self.answer(parts, **options)
-        assert answer.prompt_token_ids == expected.prompt_token_ids
-        output = answer.outputs[0]
-        assert list(output.token_ids) == expected.token_ids
-        found = [step[token].logprob for step, token in zip(output.logprobs, output.token_ids, strict=True)]
-        assert found == pytest.approx(expected.logprobs, abs=1e-4)
-        return answer
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _environment() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in {
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_PLUGINS": "cope",
-            "HF_HUB_OFFLINE": "1",
-        }.items():
-            environment.setenv(name, value)
+    with engine_environment():
         yield
 
 
@@ -123,7 +61,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, t
 
 @pytest.fixture(scope="module")
 def bilinear(llava_dir: Path) -> Engine:
-    return Engine(llava_dir, {}, enable_lora=True, max_lora_rank=8)
+    return Engine(llava_dir, TOKENS, enable_lora=True, max_lora_rank=8)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +70,7 @@ def average(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     directory = write_llava(
         tmp_path_factory.mktemp("average"), whole_tower=True, model_type="llava", add_time_instruction=False
     )
-    return Engine(directory, {"mm_spatial_pool_mode": "average"})
+    return Engine(directory, TOKENS, {"mm_spatial_pool_mode": "average"})
 
 
 def video(*layouts: str, seed: int = 0) -> dict[str, Any]:
@@ -253,7 +191,7 @@ def test_int8_weights_and_activations_of_the_language_model(tmp_path: Path) -> N
     directory = write_llava(tmp_path)
     reference = Reference.load(directory)
     quantise(directory)
-    engine = Engine(directory, {}, reference=reference)
+    engine = Engine(directory, TOKENS, reference=reference)
     parts = {
         "self_attn.qkv_proj": ("q", "k", "v"), "self_attn.o_proj": ("o",), "mlp.gate_up_proj": ("gate", "up"),
         "mlp.down_proj": ("down",),
@@ -285,8 +223,9 @@ def test_a_joined_directory_equals_the_reference_on_codec_input(
     llava_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """With weights of a delta-encoder, which the published files lack, P-slots count."""
+    from random_model import random_weights
+
     from cope_model import convert
-    from cope_model.checkpoint import random_weights
     from cope_model.llava import load_config
     from cope_model.reference import CoPEModel
     from cope_model.weights import DELTA
@@ -295,7 +234,7 @@ def test_a_joined_directory_equals_the_reference_on_codec_input(
     config = load_config(llava_dir, delta_width=64, delta_layers=1, delta_heads=4, delta_trunk_width=8)
     state = random_weights(CoPEModel(config), 5)
     convert.save_delta({name: w for name, w in state.items() if name.startswith(DELTA)}, config, folder / "delta")
-    engine = Engine(convert.join(llava_dir, folder / "delta", folder / "cope"), {})
+    engine = Engine(convert.join(llava_dir, folder / "delta", folder / "cope"), TOKENS)
     moved = engine.check([video("IPPP", "IPIP"), QUESTION])
     still = engine.check([video("IPPP", "IPIP", seed=2), QUESTION])
     assert list(moved.outputs[0].token_ids) != list(still.outputs[0].token_ids)

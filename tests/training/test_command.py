@@ -22,30 +22,29 @@ def log(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.timeout(900)
-def test_the_whole_script_runs_at_a_hundredth_of_its_size_and_every_loss_falls(tmp_path: Path) -> None:
-    """Data, all three stages and evaluation, with 100 clips: a tenth would take longer than all other tests."""
+@pytest.mark.timeout(1500)
+def test_the_whole_script_improves_over_its_start_on_a_tenth_of_the_data(tmp_path: Path) -> None:
+    """Data, all three stages and evaluation, with a few of the steps."""
     variables = {
         "COPE": f"{sys.executable} -m cope_server.cli",
-        "SCALE": "0.01",
-        "BATCH": "8",
-        "LIMIT": "2",
-        "PATH": os.environ["PATH"],
+        "SCALE": "0.1",
+        "STEPS_SCALE": "0.03",
+        "LIMIT": "12",
     }
     command = [ROOT / "training" / "runs" / "cope_tiny.sh", tmp_path]
     result = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     for stage in ("vision", "finetune"):
         losses = torch.load(tmp_path / stage / "state.pt", weights_only=True)["losses"]
-        assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), (stage, losses)
+        assert sum(losses[-3:]) < 0.6 * sum(losses[:3]), (stage, losses)
     # How much there is to predict differs from batch to batch, so stage 1 is compared with repeating the frame before.
-    first, last = (row["of_copying"] for row in log(tmp_path / "pretrain"))
+    first, *_, last = (row["of_copying"] for row in log(tmp_path / "pretrain"))
     assert last < first
     report = json.loads((tmp_path / "eval.json").read_text())
     fields = "motion_acc appearance_acc binding_acc by_type chance delta_zeroed i_only motion_tokens_only"
     fields += " residual_tokens_only by_keyframes native transcode retrieval"
     assert set(fields.split()) <= set(report)
-    assert all(0 <= row["acc"] <= 100 and row["questions"] == 2 for row in report["by_type"].values())
+    assert all(0 <= row["acc"] <= 100 and row["questions"] == 12 for row in report["by_type"].values())
     assert len(report["by_type"]) == 19
     assert set(report["by_keyframes"]) == {"1", "2", "4"}
     weights = tmp_path / "finetune" / "model" / "model.safetensors"

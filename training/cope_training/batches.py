@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from cope_model.presets import Geometry
 from cope_training.packing import Prompts, Tree
 from cope_training.primitives import CachedVideo
 from cope_training.qa import Clip
-from cope_training.questions import TYPES, Question, flip
+from cope_training.questions import GROUPS, TYPES, Question, flip
 from cope_training.views import Shown, View, show
 
 
@@ -34,6 +35,7 @@ class Batch:
         visual: bool (B, L), placeholders that visual tokens take the places of.
         row, at, token: int64 (n,), targets: clip, index, token.
         owner: int64 (n,), whose token: numbers count through the batch.
+        weight: float (answers,), how much each answer counts in the loss, by owner.
     """
 
     keyframes: Tensor
@@ -49,6 +51,7 @@ class Batch:
     at: Tensor
     token: Tensor
     owner: Tensor
+    weight: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
@@ -62,8 +65,10 @@ class Batch:
         return len(self.ids)
 
 
-def collate(trees: Sequence[Tree], shown: Sequence[Shown], video_token: int) -> Batch:
-    """Pad and stack."""
+def collate(
+    trees: Sequence[Tree], shown: Sequence[Shown], video_token: int, weights: Sequence[float] | None = None
+) -> Batch:
+    """Pad and stack; all answers weigh 1 unless told otherwise."""
     length = max(len(tree.ids) for tree in trees)
     shape = (len(trees), length)
     ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -96,6 +101,7 @@ def collate(trees: Sequence[Tree], shown: Sequence[Shown], video_token: int) -> 
         at=torch.tensor([at for tree in trees for at in tree.at], dtype=torch.int64),
         token=torch.tensor([token for tree in trees for token in tree.token], dtype=torch.int64),
         owner=torch.tensor(owner, dtype=torch.int64),
+        weight=torch.tensor(weights if weights is not None else [1.0] * owners, dtype=torch.float32),
     )
 
 
@@ -106,10 +112,13 @@ class Mixture:
     Attributes:
         keyframes: numbers of keyframes per GOP to choose from, each equally likely; all clips of a batch have the
             same, since clips of different lengths would be padded to the longest.
-        questions: at most that many of a clip at once.
-        zeroed: share of clips whose delta-tokens are all zero; only `appearance` is asked of them.
-        without: share of clips that are shown without P slots.
+        questions: at most that many of a clip at once; those that a picture answers come last.
+        zeroed: share of clips whose delta-tokens are all zero.
+        without: share of clips that are shown without P slots. Of both kinds only `appearance` is asked.
         flips: mirror clips and answers at random; only for questions whose type we know.
+        balance: let every question type weigh the same in the loss, however rare it is; types that we do not know are
+            one type together. Nine in ten questions would otherwise be about what a picture shows.
+        groups: ask only questions of these groups, see `questions.GROUPS`; none given asks all.
     """
 
     keyframes: tuple[int, ...] = (4,)
@@ -117,14 +126,19 @@ class Mixture:
     zeroed: float = 0.12
     without: float = 0.05
     flips: bool = True
+    balance: bool = True
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.keyframes or any(not 1 <= count <= 8 for count in self.keyframes):
             raise ValueError(f"keyframes must be numbers from 1 to 8, not {self.keyframes}")
         if self.questions < 1:
             raise ValueError(f"questions must be at least 1, not {self.questions}")
-        if min(self.zeroed, self.without) < 0 or self.zeroed + self.without >= 1:
-            raise ValueError(f"zeroed ({self.zeroed}) and without ({self.without}) must leave some clips whole")
+        if min(self.zeroed, self.without) < 0 or self.zeroed + self.without > 1:
+            raise ValueError(f"zeroed ({self.zeroed}) and without ({self.without}) must be shares of the clips")
+        for group in self.groups:
+            if group not in GROUPS:
+                raise ValueError(f"no group of questions is called {group!r}: there are {', '.join(GROUPS)}")
 
 
 class QuestionBatches(torch.utils.data.Dataset[Batch]):
@@ -139,6 +153,9 @@ class QuestionBatches(torch.utils.data.Dataset[Batch]):
         size: clips per batch and process.
         seed: of everything that is drawn.
         rank, world: this process and the number of processes, which share a batch.
+
+    Raises:
+        ValueError: no clip has a question of the mixture's groups.
     """
 
     def __init__(
@@ -155,13 +172,21 @@ class QuestionBatches(torch.utils.data.Dataset[Batch]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self._pairs = [(clip, video) for clip, video in zip(clips, videos, strict=True) if video is not None]
+        self._pairs = [
+            (asked, video)
+            for clip, video in zip(clips, videos, strict=True)
+            if video is not None and (asked := _asking(clip, mixture.groups)).questions
+        ]
+        if not self._pairs:
+            raise ValueError(f"no clip has questions of {', '.join(mixture.groups) or 'any group'}")
         self._prompts, self._geometry, self._video_token = prompts, geometry, video_token
         self._mixture, self._size, self._seed = mixture, size, seed
         self._rank, self._world = rank, world
+        self._weights = type_weights([clip for clip, _ in self._pairs]) if mixture.balance else {}
 
     def __getitem__(self, number: int) -> Batch:
         trees: list[Tree] = []
+        weights: list[float] = []
         shown: list[Shown] = []
         counts = self._mixture.keyframes
         keyframes = counts[int(np.random.default_rng([self._seed, 7, number]).integers(len(counts)))]
@@ -174,7 +199,8 @@ class QuestionBatches(torch.utils.data.Dataset[Batch]):
             gops = [show(gop, view) for gop in video.gops()]
             shown += gops
             trees.append(pack(self._prompts, questions, tokens_of(gops, self._geometry)))
-        return collate(trees, shown, self._video_token)
+            weights += [self._weights.get(question.type, 1.0) for question in questions]
+        return collate(trees, shown, self._video_token, weights)
 
     def _draw(self, clip: Clip, keyframes: int, random: np.random.Generator) -> tuple[View, list[Question]]:
         mixture = self._mixture
@@ -182,18 +208,33 @@ class QuestionBatches(torch.utils.data.Dataset[Batch]):
         fate = random.random()
         flip_x, flip_y = (bool(random.integers(2)) and mixture.flips and ours for _ in range(2))
         questions = [clip.questions[i] for i in random.permutation(len(clip.questions))]
+        questions.sort(key=_is_appearance)
         deltas: Any = "on"
-        if fate < mixture.zeroed:
-            deltas = "zeroed"
-            easy = [
-                question for question in questions if not question.type or TYPES[question.type].group == "appearance"
-            ]
+        if fate < mixture.zeroed + mixture.without:
+            deltas = "zeroed" if fate < mixture.zeroed else "none"
+            easy = [question for question in questions if not question.type or _is_appearance(question)]
             # Nobody can answer the others; asking them would only teach the model to guess.
             questions = easy or questions
-        elif fate < mixture.zeroed + mixture.without:
-            deltas = "none"
         view = View(keyframes, deltas, flip_x, flip_y)
         return view, [flip(question, x=flip_x, y=flip_y) for question in questions[: mixture.questions]]
+
+
+def type_weights(clips: Sequence[Clip]) -> dict[str, float]:
+    """What an answer of each question type weighs, so that all types weigh the same and the mean is 1."""
+    counts = Counter(question.type for clip in clips for question in clip.questions)
+    return {name: counts.total() / (len(counts) * count) for name, count in counts.items()}
+
+
+def _asking(clip: Clip, groups: Sequence[str]) -> Clip:
+    """The clip with the questions of these groups."""
+    if not groups:
+        return clip
+    kept = tuple(one for one in clip.questions if one.type in TYPES and TYPES[one.type].group in groups)
+    return replace(clip, questions=kept)
+
+
+def _is_appearance(question: Question) -> bool:
+    return question.type in TYPES and TYPES[question.type].group == "appearance"
 
 
 def tokens_of(shown: Sequence[Shown], geometry: Geometry) -> int:

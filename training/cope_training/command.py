@@ -129,7 +129,11 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--questions", type=int, default=8, help="at most that many of a clip at once (default 8)")
     group.add_argument("--zeroed", type=float, default=0.12, help="share of clips without delta-tokens (default 0.12)")
     group.add_argument("--without", type=float, default=0.05, help="share of clips without P slots (default 0.05)")
+    group.add_argument("--groups", default="", metavar="G,...", help="ask only these groups of questions (default all)")
     group.add_argument("--no-flips", action="store_true", help="do not mirror clips and their answers at random")
+    group.add_argument(
+        "--no-balance", action="store_true", help="every answer weighs the same, not every question type"
+    )
     group.add_argument(
         "--part-lr",
         action="append",
@@ -176,15 +180,16 @@ def _vision(arguments: argparse.Namespace) -> None:
     stages.train_vision(arguments.preset, arguments.out, _settings(arguments))
 
 
+def _from_data(arguments: argparse.Namespace) -> tuple[Path, list[Path], Path, Path, Any]:
+    """What both stages on videos begin with: model, data, cache, folder of the run, how to train."""
+    return arguments.model, arguments.data, _cache(arguments), arguments.out, _settings(arguments)
+
+
 def _pretrain(arguments: argparse.Namespace) -> None:
     from cope_training import stages
 
     stages.pretrain(
-        arguments.model,
-        arguments.data,
-        _cache(arguments),
-        arguments.out,
-        _settings(arguments),
+        *_from_data(arguments),
         options=_options(arguments),
         flips=not arguments.no_flips,
         workers=arguments.workers,
@@ -201,13 +206,11 @@ def _finetune(arguments: argparse.Namespace) -> None:
         zeroed=arguments.zeroed,
         without=arguments.without,
         flips=not arguments.no_flips,
+        balance=not arguments.no_balance,
+        groups=tuple(name for name in arguments.groups.split(",") if name),
     )
     stages.tune(
-        arguments.model,
-        arguments.data,
-        _cache(arguments),
-        arguments.out,
-        _settings(arguments),
+        *_from_data(arguments),
         options=_options(arguments),
         mixture=mixture,
         scales=dict(_share(text) for text in arguments.part_lr),

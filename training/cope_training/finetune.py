@@ -15,7 +15,7 @@ from cope_training.loop import Group
 
 
 class Answering(nn.Module):
-    """Cross-entropy of the answers' tokens, each answer weighing the same.
+    """Cross-entropy of the answers' tokens, whatever an answer's length; `Batch.weight` says what each weighs.
 
     Args:
         model: to train.
@@ -36,7 +36,7 @@ class Answering(nn.Module):
             wrong = (logits.argmax(-1) != batch.token).float()
             missed = torch.zeros(answers, device=logits.device).index_add_(0, batch.owner, wrong)
             exact = (missed == 0).float().mean()
-        return (sums / counts).mean(), {"exact": exact}
+        return (batch.weight * sums / counts).mean(), {"exact": exact}
 
 
 def choose(model: CoPEModel, scales: Mapping[str, float]) -> list[Group]:

@@ -64,28 +64,46 @@ class PictureBatches(torch.utils.data.Dataset[Pictures]):
 
 
 class Labelling(nn.Module):
-    """A linear head on every patch of the vision encoder.
+    """Linear heads on every patch of the vision encoder: colour and shape of what covers it, and its column and row.
+
+    Colour and shape alone would teach the encoder to forget where a patch lies, which no later stage could bring back
+    while it is frozen: which of two things moves is a question of place.
 
     Args:
-        model: its vision encoder is trained, the head is thrown away.
+        model: its vision encoder is trained, the heads are thrown away.
     """
 
     def __init__(self, model: CoPEModel) -> None:
         super().__init__()
         self.tower = model.model.vision_tower
-        self.sizes = (len(COLOURS) + 1, len(SHAPES) + 1)
+        grid = model.config.geometry.grid
+        self.sizes = (len(COLOURS) + 1, len(SHAPES) + 1, grid, grid)
         width = model.config.vision_config.hidden_size
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(self.sizes)))
+        at = torch.arange(grid * grid)
+        self.register_buffer("places", torch.stack([at % grid, at // grid], -1), persistent=False)
 
     def forward(self, batch: Pictures) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy of colour and shape, and their accuracies on patches that a thing covers."""
+        """Cross-entropy of the four, and accuracies: of colour and shape on patches that a thing covers.
+
+        World and things weigh the same, although the world covers nearly all patches.
+        """
         pixels = normalize_keyframes(batch.pixels, torch.float32)
-        colour, shape = self.head(self.tower(pixels)).float().split(self.sizes, -1)
-        loss = colour.new_zeros(())
+        logits = self.head(self.tower(pixels)).float().split(self.sizes, -1)
+        covered = batch.labels[..., 0] > 0
+        everywhere = torch.ones_like(covered)
+        places = self.places.expand(len(covered), -1, -1)
+        loss = logits[0].new_zeros(())
         numbers: dict[str, Tensor] = {}
-        for name, logits, labels in (("colour", colour, batch.labels[..., 0]), ("shape", shape, batch.labels[..., 1])):
-            loss = loss + F.cross_entropy(logits.flatten(0, 1), labels.flatten())
-            covered = labels > 0
-            hits = (logits.argmax(-1) == labels) & covered
-            numbers[name] = hits.sum() / covered.sum().clamp(min=1)
+        for name, found, labels, parts in (
+            ("colour", logits[0], batch.labels[..., 0], (covered, ~covered)),
+            ("shape", logits[1], batch.labels[..., 1], (covered, ~covered)),
+            ("column", logits[2], places[..., 0], (everywhere,)),
+            ("row", logits[3], places[..., 1], (everywhere,)),
+        ):
+            for part in parts:
+                lost = F.cross_entropy(found[part], labels[part], reduction="sum")
+                loss = loss + lost / part.sum().clamp(min=1) / len(parts)
+            hits = (found.argmax(-1) == labels) & parts[0]
+            numbers[name] = hits.sum() / parts[0].sum().clamp(min=1)
         return loss, numbers

@@ -1,0 +1,109 @@
+"""What a training batch is made of: one number of keyframes, the questions that need motion first, balanced weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_model import SIDE, write_small
+from transformers import AutoTokenizer
+
+from cope_codec import VideoOptions
+from cope_model.interleave import close_groups, interleave_gops
+from cope_model.reference import Reference
+from cope_training import network, primitives, qa
+from cope_training.batches import Mixture, QuestionBatches, type_weights
+from cope_training.finetune import Answering
+from cope_training.packing import Prompts
+from cope_training.qa import Clip
+from cope_training.questions import TYPES, Question
+
+
+def question(kind: str) -> Question:
+    return Question(kind, "?", "left")
+
+
+def test_every_type_weighs_the_same_and_the_mean_is_one() -> None:
+    counts = {"colour": 6, "direction": 2, "": 1}
+    clips = [Clip(Path("x"), "x", (question(kind),) * count) for kind, count in counts.items()]
+    weights = type_weights(clips)
+    assert [weights[kind] * count for kind, count in counts.items()] == pytest.approx([3, 3, 3])
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small(tmp_path_factory.mktemp("small"))
+
+
+def batches(data: Path, cache: Path, model_dir: Path, mixture: Mixture) -> QuestionBatches:
+    clips = qa.read([data])
+    found = primitives.build(
+        cache, [c.path for c in clips], [c.name for c in clips], options=VideoOptions(), side=SIDE, workers=1
+    )
+    config = Reference.load(model_dir).model.config
+    return QuestionBatches(
+        clips,
+        found.videos,
+        prompts=Prompts(AutoTokenizer.from_pretrained(model_dir), config.video_token_id),
+        geometry=config.geometry,
+        video_token=config.video_token_id,
+        mixture=mixture,
+        size=4,
+        seed=0,
+    )
+
+
+def test_batches_of_one_length_with_the_motion_questions(data: Path, tmp_path: Path, model_dir: Path) -> None:
+    whole = Mixture(keyframes=(1, 4), questions=1, zeroed=0, without=0)
+    made = batches(data, tmp_path / "cache", model_dir, whole)
+    seen = set()
+    for number in range(8):
+        batch = made[number]
+        (keyframes,) = {layout.count(0) for layout in batch.layouts}
+        seen.add(keyframes)
+        again = made[number]
+        assert all(torch.equal(getattr(batch, name), getattr(again, name)) for name in ("ids", "motion", "weight"))
+    assert seen == {1, 4}
+    # One question per clip: the one whose answer no picture shows. Its words are found in the packed ids.
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    answers = {answer for kind in TYPES.values() if kind.group != "appearance" for answer in kind.options}
+    for row, at in zip(batch.row.tolist(), batch.at.tolist(), strict=True):
+        word = tokenizer.decode([int(batch.ids[row, at + 1])]).strip()
+        assert word in ("", "<|im_end|>") or any(answer.startswith(word) for answer in answers), word
+
+
+def test_tokens_that_will_be_zero_are_not_computed_and_zero(data: Path, tmp_path: Path, model_dir: Path) -> None:
+    """Half of the clips zeroed: only the others' P-frames reach the delta-encoder."""
+    made = batches(data, tmp_path / "cache", model_dir, Mixture(keyframes=(1,), zeroed=0.5, without=0))
+    model = Reference.load(model_dir).model
+    batch = made[0]
+    assert 0 < int(batch.kept.any(1).sum()) < len(batch.kept)
+    encoded = []
+    hook = model.model.delta_encoder.register_forward_hook(lambda _, given, __: encoded.append(len(given[0])))
+    with torch.inference_mode():
+        tokens = network.visual_tokens(model, batch)
+        hook.remove()
+        assert encoded == [int(batch.kept.any(1).sum())]
+        # As if all had been encoded and then multiplied.
+        body = model.model
+        deltas = body.multi_modal_projector(body.delta_encoder(batch.motion, batch.residual))
+        deltas *= batch.kept.repeat_interleave(deltas.shape[1] // 2, 1)[..., None]
+        groups = close_groups(deltas, body.image_newline)
+        keyframes = model.embed_keyframes(batch.keyframes)
+        expected = torch.cat(interleave_gops(batch.layouts, keyframes, groups))
+    torch.testing.assert_close(tokens, expected)
+
+
+def test_the_loss_is_the_weighted_mean(data: Path, tmp_path: Path, model_dir: Path) -> None:
+    made = batches(data, tmp_path / "cache", model_dir, Mixture(keyframes=(1,)))
+    objective = Answering(Reference.load(model_dir).model)
+    batch = made[0]
+    alone = []
+    for answer in range(len(batch.weight)):
+        batch.weight.zero_()[answer] = 1.0
+        alone.append(float(objective(batch)[0]) * len(batch.weight))
+    weights = torch.rand(len(alone))
+    batch.weight.copy_(weights)
+    expected = float((weights * torch.tensor(alone)).mean())
+    assert float(objective(batch)[0]) == pytest.approx(expected, rel=1e-4)
