@@ -100,9 +100,9 @@ def write_llava(directory: Path, *, whole_tower: bool = False, **changes: Any) -
         changes: keys of config.json.
     """
     import torch
+    from random_model import random_weights
     from safetensors.torch import save_file
 
-    from cope_model.checkpoint import random_weights
     from cope_model.llava import load_config
     from cope_model.reference import CoPEModel
     from cope_model.weights import DELTA

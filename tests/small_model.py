@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from random_model import random_weights
 
-from cope_model.checkpoint import make_config, random_weights, write_files
+from cope_model.checkpoint import make_config, write_files
 from cope_model.presets import PRESETS, DeltaSettings, Geometry, Preset
 from cope_model.reference import CoPEModel
 from cope_training import directories

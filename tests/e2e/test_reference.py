@@ -18,9 +18,9 @@ TOKENS = 12
 @pytest.fixture(scope="module")
 def reference(server: Server) -> Any:
     from cope_model.reference import Reference
-    from cope_model.tiny import ensure_tiny
+    from cope_model.tiny import bundled_model
 
-    return Reference.load(ensure_tiny())
+    return Reference.load(bundled_model())
 
 
 def local(data: bytes, **options: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from cope_codec import VideoOptions
 
 def test_answers_over_http_are_the_references_words(server: Server, tmp_path: Path) -> None:
     from cope_model.reference import Reference
-    from cope_model.tiny import ensure_tiny
+    from cope_model.tiny import bundled_model
     from cope_training import make_data, over_http, primitives, qa
 
     make_data.make(tmp_path, make_data.Recipe(clips=3, seed=1, held_out=True), workers=1)
@@ -22,7 +22,7 @@ def test_answers_over_http_are_the_references_words(server: Server, tmp_path: Pa
     found = primitives.build(tmp_path / "cache", paths, names, options=VideoOptions(), side=128, workers=1)
     pairs = [(clip, video) for clip, video in zip(clips, found.videos, strict=True) if video is not None]
     answered = over_http.answer(server.url, pairs, {"keyframes_per_gop": 1})
-    reference = Reference.load(ensure_tiny())
+    reference = Reference.load(bundled_model())
     expected = []
     for clip in clips:
         part = {"type": "video", "video": list(cope_codec.open(clip.path, keyframes_per_gop=1).gops(128))}

@@ -9,11 +9,11 @@ import pytest
 import torch
 from llava import SIDE, published_name, write_llava
 from model.gops import make_gop
+from random_model import random_weights
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cope_model import convert
-from cope_model.checkpoint import random_weights
 from cope_model.llava import load_config
 from cope_model.presets import DELTA_KEYS, PRESETS
 from cope_model.reference import CoPEModel, Reference

@@ -223,8 +223,9 @@ def test_a_joined_directory_equals_the_reference_on_codec_input(
     llava_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """With weights of a delta-encoder, which the published files lack, P-slots count."""
+    from random_model import random_weights
+
     from cope_model import convert
-    from cope_model.checkpoint import random_weights
     from cope_model.llava import load_config
     from cope_model.reference import CoPEModel
     from cope_model.weights import DELTA

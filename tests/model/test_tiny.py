@@ -1,4 +1,4 @@
-"""The bundled model: the same bytes every time, a tokenizer that fits, answers that depend on the video."""
+"""The tiny preset and the bundled model: same files every time, a tokenizer that fits, answers from the video."""
 
 from __future__ import annotations
 
@@ -12,9 +12,20 @@ from pathlib import Path
 import pytest
 from model.gops import make_gop
 
-from cope_model import tiny
 from cope_model.checkpoint import write_shape
 from cope_model.reference import Reference
+from cope_model.tiny import bundled_model
+
+TESTS = Path(__file__).parents[1]
+FILES = {
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
 
 
 def digests(directory: Path) -> dict[str, str]:
@@ -27,52 +38,23 @@ def reference(tiny_dir: Path) -> Reference:
 
 
 def test_two_builds_are_byte_identical(tiny_dir: Path, tmp_path: Path) -> None:
+    """All files but the weights are made by our code, on any machine the same."""
+    code = f"import sys; sys.path.insert(0, {str(TESTS)!r}); import random_model, pathlib\n"
+    code += f"random_model.write_random(pathlib.Path({str(tmp_path)!r}))"
     environment = {**os.environ, "PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "cope_model.tiny", str(tmp_path)], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     first = digests(tiny_dir)
     assert first == digests(tmp_path)
-    assert set(first) == {
-        "README.md",
-        "chat_template.jinja",
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "preprocessor_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    }
+    assert set(first) == FILES
 
 
-def test_the_card_says_that_it_is_untrained(tiny_dir: Path) -> None:
-    card = (tiny_dir / "README.md").read_text()
-    assert "**This model is untrained.** Its 4,911,660 weights" in card
-
-
-def test_ensure_tiny_builds_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    built: list[Path] = []
-
-    def build(directory: Path) -> Path:
-        built.append(directory)
-        (directory / "config.json").write_text("{}")
-        return directory
-
-    monkeypatch.setenv("COPE_CACHE", str(tmp_path))
-    monkeypatch.setattr(tiny, "build", build)
-    path = tiny.ensure_tiny()
-    assert path == tiny.ensure_tiny() == tmp_path / f"cope-tiny-{tiny.fingerprint()}"
-    assert len(built) == 1
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_failed_build_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def build(directory: Path) -> Path:
-        raise RuntimeError("disk full")
-
-    monkeypatch.setenv("COPE_CACHE", str(tmp_path))
-    monkeypatch.setattr(tiny, "build", build)
-    with pytest.raises(RuntimeError, match="disk full"):
-        tiny.ensure_tiny()
-    assert list(tmp_path.iterdir()) == []
+def test_the_bundled_model_has_the_files_of_its_preset(tiny_dir: Path) -> None:
+    """Or the preset, the corpus or the chat template has changed since it was trained."""
+    bundled = digests(bundled_model())
+    assert set(bundled) == {*FILES, "README.md", "training.json", "eval.json"}
+    for name in FILES - {"model.safetensors"}:
+        assert bundled[name] == digests(tiny_dir)[name], name
+    assert (bundled_model() / "model.safetensors").stat().st_size < 24e6
 
 
 def test_tokenizer(reference: Reference) -> None:

@@ -49,6 +49,7 @@ def test_the_wheel_holds_the_packages_and_no_tests(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == packages
     assert "cope_codec/py.typed" in names
     assert "cope_codec/bench/peer_script.py" in names
+    assert "cope_model/data/cope-tiny/model.safetensors" in names
 
 
 def test_the_codec_library_alone(wheel: Path, tmp_path: Path) -> None:

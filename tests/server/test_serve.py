@@ -53,7 +53,7 @@ def test_only_the_cpu_build_gets_cpu_defaults(model: Path, monkeypatch: pytest.M
 
 
 def test_a_model_is_found_however_it_is_named(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("cope_model.tiny.ensure_tiny", lambda: tmp_path)
+    monkeypatch.setattr("cope_model.tiny.bundled_model", lambda: tmp_path)
     assert serve.model_directory(str(model)) == model
     assert serve.model_directory("lmms-lab/some-hub-name") is None
     assert serve.model_directory(None) == tmp_path

@@ -35,7 +35,7 @@ def video_token(config: CoPEConfig) -> int:
 def fresh(preset: str, seed: int) -> CoPEModel:
     """A model of a preset with weights to begin training with.
 
-    transformers' and torch's own initialisation; `checkpoint.random_weights` is made for tests and does not train well.
+    transformers' and torch's own initialisation.
     """
     if preset not in PRESETS:
         raise ValueError(f"no preset is called {preset!r}: there are {', '.join(PRESETS)}")

@@ -1,4 +1,4 @@
-"""`cope demo`: a clip made on the spot, a question, a streamed answer, and what it cost."""
+"""`cope demo`: a clip drawn on the spot, a question about its motion, a streamed answer, and what it cost."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pathlib import Path
 
 from cope_server import client
 from cope_server.commands.ask import ask
+from cope_server.commands.sample import add_clip_flags, description, draw_clip
 from cope_server.commands.video_arguments import stderr, stdout
 
-_QUESTION = "Which way does the red disc move?"
 _START_TIMEOUT_S = 300
 _STOP_TIMEOUT_S = 30
 
@@ -26,29 +26,26 @@ _STOP_TIMEOUT_S = 30
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `cope demo`."""
     parser.add_argument("--url", default=client.DEFAULT_URL, help=f"server to ask (default {client.DEFAULT_URL})")
-    parser.add_argument("--question", default=_QUESTION)
+    parser.add_argument("--question", help="another question than the clip's own")
+    add_clip_flags(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the clip, find or start a server, ask."""
-    from cope_codec import samples
-
     # A plain `kill` must stop the server too, so it takes the same way out as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="cope-demo-") as folder:
-        with stderr.status("drawing and encoding a 16 s clip"):
-            clip = Path(folder) / "demo.mp4"
-            clip.write_bytes(samples.demo_clip())
+        clip = Path(folder) / "demo.mp4"
+        asked = draw_clip(arguments, clip)
         with _server(arguments.url.rstrip("/"), Path(folder)) as url:
             model = client.first_model(url)
-            stdout.print("clip      16 s of H.264: a red disc crosses a wall while the camera moves")
-            stdout.print(f"question  {arguments.question}")
+            stdout.print(f"clip      {description(arguments)}")
+            stdout.print(f"question  {arguments.question or asked.text}", highlight=False)
             stdout.print("answer    ", end="")
-            ask(url, model, client.data_uri(clip), arguments.question, {}, 32)
-            if model == "cope-tiny":
-                stdout.print(
-                    "\ncope-tiny is untrained: its words mean nothing yet, everything else is real.", style="dim"
-                )
+            # At one keyframe per GOP, the whole clip's motion reaches the model as delta-tokens only.
+            ask(url, model, client.data_uri(clip), arguments.question or asked.text, {"keyframes_per_gop": 1}, 32)
+            if not arguments.question:
+                stdout.print(f"\nright     {asked.answer}", highlight=False)
     return 0
 
 

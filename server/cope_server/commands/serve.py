@@ -79,9 +79,9 @@ def on_cpu() -> bool:
 def model_directory(name: str | None) -> Path | None:
     """The bundled model if none is named; a local folder if the name is one; else None, for vLLM to resolve."""
     if name is None:
-        from cope_model.tiny import ensure_tiny
+        from cope_model.tiny import bundled_model
 
-        return ensure_tiny()
+        return bundled_model()
     path = Path(name)
     return path if path.is_dir() else None
 
