@@ -98,7 +98,8 @@ def defaults(model: Path | None) -> list[str]:
     Args:
         model: the model's folder, if it is local.
     """
-    chosen: list[str] = ["--enable-prompt-tokens-details"]
+    # vLLM allows no other site's pages either, since 0.32; before, it allowed all.
+    chosen: list[str] = ["--enable-prompt-tokens-details", "--allowed-origins", "[]"]
     if on_cpu():
         # vLLM's block of 128 tokens on CPU is longer than a GOP, which would never be found in the prefix cache.
         chosen += ["--enforce-eager", "--block-size", "32", "--dtype", "float32"]
