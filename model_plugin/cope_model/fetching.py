@@ -13,6 +13,8 @@ import ipaddress
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -27,6 +29,8 @@ MAX_REDIRECTS = 5
 _CHUNK_BYTES = 64 * 1024
 _FIRST_PAUSE_S = 0.2  # before the second attempt; each further one waits four times as long
 _MIB = 1 << 20
+# A look-up cannot be called back, and an attacker's name server may take its time: threads that nothing else needs.
+_lookups = ThreadPoolExecutor(32, thread_name_prefix="cope-lookup")
 
 
 class TooManyRedirectsError(Exception):
@@ -47,7 +51,8 @@ class _Resolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """The addresses to connect to."""
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        look_up = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(_lookups, look_up)
         results: list[ResolveResult] = []
         for kind, _, proto, _, place in found:
             address = str(place[0])

@@ -169,7 +169,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
         "localhost": ["127.0.0.1"],
     }
 
-    async def getaddrinfo(self: Any, host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
+    def getaddrinfo(host: str, port: int, *_: Any) -> list[tuple[Any, ...]]:
         name = host.rstrip(".")
         if name not in table:
             raise socket.gaierror(socket.EAI_NONAME, "no such name")
@@ -179,7 +179,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
             for address in answers
         ]
 
-    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(fetching.socket, "getaddrinfo", getaddrinfo)
     return table
 
 
