@@ -15,7 +15,7 @@ import httpx
 import openai
 import pytest
 
-START_TIMEOUT_S = 240
+START_TIMEOUT_S = float(os.environ.get("COPE_TEST_START_TIMEOUT_S", "240"))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.multimodal.video import VIDEO_LOADER_REGISTRY, VideoLoader
 
+from cope_model import isolation
+
 # cope_codec is imported where it is used: this module is loaded in every vLLM process, also in the workers.
 if TYPE_CHECKING:
     from cope_codec import Video
@@ -30,11 +32,13 @@ class VideoGops:
         video: the indexed video; its plan knows every token.
         gops: its primitives, or None if the loader was not told the model's side; the parser extracts them then.
         extract_s: seconds spent so far on indexing and extraction.
+        salt: whose caches it may be found in (`isolation`); None is everybody's.
     """
 
     video: Video
     gops: tuple[GopPrimitives, ...] | None
     extract_s: float
+    salt: str | None = None
 
     @property
     def plan(self) -> VideoPlan:
@@ -126,8 +130,9 @@ async def load_async(
     video = await extraction.executor.open_async(source, _merged(options, defaults))
     if check is not None:
         check(video.plan)
-    gops = await extraction.flights.extract(video, extraction.side if side is None else side)
-    loaded = VideoGops(video, tuple(gops), time.perf_counter() - start)
+    salt = isolation.current.get()
+    gops = await extraction.flights.extract(video, extraction.side if side is None else side, salt or "")
+    loaded = VideoGops(video, tuple(gops), time.perf_counter() - start, salt)
     return loaded, _metadata(loaded)
 
 

@@ -23,6 +23,7 @@ class CoPEEndpoint:
 
     def attach_router(self, app: FastAPI) -> None:
         """Add the routes; the engine does not exist yet."""
+        from cope_server.access import guard
         from cope_server.chat import make_router
         from cope_server.clocks import ClockMiddleware
         from cope_server.codec_metrics import RefreshMiddleware
@@ -30,12 +31,14 @@ class CoPEEndpoint:
 
         app.add_middleware(ClockMiddleware)
         app.add_middleware(RefreshMiddleware)
+        guard(app)
         add_error_handlers(app)
         app.include_router(make_router())
         app.router.lifespan_context = _closing_workers(app.router.lifespan_context)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Keep what the routes need, and warm up before the first client can connect."""
+        from cope_server.access import salt_engine
         from cope_server.warmup import warm_up
 
         geometry = getattr(engine_client.model_config.hf_config, "geometry", None)
@@ -43,6 +46,7 @@ class CoPEEndpoint:
             raise ValueError("the cope endpoint plugin serves cope_videolm and LLaVA-Video models only")
         state.cope_geometry = geometry
         state.cope_context_tokens = engine_client.model_config.max_model_len
+        salt_engine(engine_client)
         await _start_workers(state, geometry.side, getattr(args, "api_server_count", None) or 1)
         if os.environ.get("COPE_WARMUP", "1") != "0":
             await warm_up(state)

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 _STATUS: dict[str, HTTPStatus] = {
     "video_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "media_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "invalid_api_key": HTTPStatus.UNAUTHORIZED,
     "timeout": HTTPStatus.UNPROCESSABLE_ENTITY,
     "out_of_memory": HTTPStatus.UNPROCESSABLE_ENTITY,
     "worker_died": HTTPStatus.UNPROCESSABLE_ENTITY,
     "queue_full": HTTPStatus.TOO_MANY_REQUESTS,
     "cancelled": HTTPStatus.SERVICE_UNAVAILABLE,  # the server is shutting down
 }
+# Refusals that no part is at fault for.
+REQUEST_MEANINGS = {"invalid_api_key": "no API key, or one that is not known here"}
 _TYPES = {HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error", HTTPStatus.SERVICE_UNAVAILABLE: "service_unavailable"}
 _RETRY_AFTER_S = 1
 

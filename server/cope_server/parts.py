@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from cope_codec.errors import CodecError
 from cope_codec.options import VideoOptions
+from cope_model import isolation
 from cope_model.url_options import attach, detach
 
 
@@ -57,6 +58,8 @@ def _message(message: Any, path: str) -> Any:
 def _part(part: Any, path: str) -> Any:
     if not isinstance(part, Mapping):
         return part
+    if isinstance(part.get("uuid"), str):
+        part = {**part, "uuid": isolation.name_for(part["uuid"])}
     # vLLM also takes parts without a type; what they hold tells.
     for kind in ("video_url", "image_url"):
         if part.get("type", kind) == kind and (kind in part or "type" in part):
