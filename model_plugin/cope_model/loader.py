@@ -30,11 +30,13 @@ class VideoGops:
         video: the indexed video; its plan knows every token.
         gops: its primitives, or None if the loader was not told the model's side; the parser extracts them then.
         extract_s: seconds spent so far on indexing and extraction.
+        cached: an executor's workers had nothing to decode: the cache had every GOP.
     """
 
     video: Video
     gops: tuple[GopPrimitives, ...] | None
     extract_s: float
+    cached: bool = False
 
     @property
     def plan(self) -> VideoPlan:
@@ -122,12 +124,17 @@ async def load_async(
         CodecError: the video or an option cannot be used, or the workers could not do it (`queue_full`, `timeout`,
             `out_of_memory`, `worker_died`, `cancelled`).
     """
+    from cope_codec.extract import primitives_key
+
     start = time.perf_counter()
     video = await extraction.executor.open_async(source, _merged(options, defaults))
     if check is not None:
         check(video.plan)
-    gops = await extraction.flights.extract(video, extraction.side if side is None else side)
-    loaded = VideoGops(video, tuple(gops), time.perf_counter() - start)
+    side = extraction.side if side is None else side
+    store = extraction.flights.store
+    cached = all(store.peek(primitives_key(gop, side)) is not None for gop in video.plan.gops)
+    gops = await extraction.flights.extract(video, side)
+    loaded = VideoGops(video, tuple(gops), time.perf_counter() - start, cached)
     return loaded, _metadata(loaded)
 
 
