@@ -54,7 +54,7 @@ def write(clock: RequestClock) -> None:
     fields = {
         "request_id": clock.request_id,
         "status": clock.status,
-        "complete": clock.ended is not None or clock.status not in (None, 200),
+        "complete": clock.ended is not None or clock.status not in (None, 200, 499),  # 499: the client left
         "input": clock.input,
         "cache": clock.cache,
         "prompt_tokens": clock.prompt_tokens,

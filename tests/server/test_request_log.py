@@ -36,7 +36,7 @@ def test_requests_are_logged_on_request_only(caplog: pytest.LogCaptureFixture, m
     assert (line["timings"]["receive"], line["timings"]["e2e"]) == (0.5, 2.0)
 
 
-@pytest.mark.parametrize(("status", "complete"), [(None, False), (200, False), (422, True)])
+@pytest.mark.parametrize(("status", "complete"), [(None, False), (200, False), (499, False), (422, True)])
 def test_an_answer_that_broke_off_is_not_complete(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, status: int | None, complete: bool
 ) -> None:
