@@ -30,6 +30,8 @@ class LoadedVideo:
         missing_slots: slots whose own frame could not be decoded.
         corrupt: the decoder reported damage.
         truncated: the file breaks off before its announced end.
+        started: when the fetch began, seconds of `time.perf_counter`; the extraction follows it without a gap.
+        cached: all of its primitives were in the cache: nothing was decoded for it.
     """
 
     plan: VideoPlan
@@ -39,6 +41,8 @@ class LoadedVideo:
     missing_slots: int = 0
     corrupt: bool = False
     truncated: bool = False
+    started: float = 0.0
+    cached: bool = False
 
 
 @dataclass(slots=True)

@@ -346,5 +346,7 @@ def _note(media: Any, part: _Part, start: float) -> None:
                 missing_slots=sum(gop.missing for gop in gops),
                 corrupt=any(gop.corrupt for gop in gops),
                 truncated=content.video.truncated,
+                started=start,
+                cached=content.cached,
             )
         )

@@ -33,12 +33,14 @@ class VideoGops:
         gops: its primitives, or None if the loader was not told the model's side; the parser extracts them then.
         extract_s: seconds spent so far on indexing and extraction.
         salt: whose caches it may be found in (`isolation`); None is everybody's.
+        cached: an executor's workers had nothing to decode: the cache had every GOP.
     """
 
     video: Video
     gops: tuple[GopPrimitives, ...] | None
     extract_s: float
     salt: str | None = None
+    cached: bool = False
 
     @property
     def plan(self) -> VideoPlan:
@@ -126,13 +128,18 @@ async def load_async(
         CodecError: the video or an option cannot be used, or the workers could not do it (`queue_full`, `timeout`,
             `out_of_memory`, `worker_died`, `cancelled`).
     """
+    from cope_codec.extract import primitives_key
+
     start = time.perf_counter()
     video = await extraction.executor.open_async(source, _merged(options, defaults))
     if check is not None:
         check(video.plan)
     salt = isolation.current.get()
-    gops = await extraction.flights.extract(video, extraction.side if side is None else side, salt or "")
-    loaded = VideoGops(video, tuple(gops), time.perf_counter() - start, salt)
+    side = extraction.side if side is None else side
+    store = extraction.flights.store
+    cached = all(store.peek((salt or "") + primitives_key(gop, side)) is not None for gop in video.plan.gops)
+    gops = await extraction.flights.extract(video, side, salt or "")
+    loaded = VideoGops(video, tuple(gops), time.perf_counter() - start, salt, cached)
     return loaded, _metadata(loaded)
 
 

@@ -38,7 +38,9 @@ class CoPEEndpoint:
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Keep what the routes need, and warm up before the first client can connect."""
+        from cope_server import tracing
         from cope_server.access import salt_engine
+        from cope_server.engine_clock import ClockedEngine
         from cope_server.warmup import warm_up
 
         geometry = getattr(engine_client.model_config.hf_config, "geometry", None)
@@ -50,6 +52,9 @@ class CoPEEndpoint:
         await _start_workers(state, geometry.side, getattr(args, "api_server_count", None) or 1)
         if os.environ.get("COPE_WARMUP", "1") != "0":
             await warm_up(state)
+        state.openai_serving_chat.engine_client = ClockedEngine(engine_client)
+        if getattr(args, "otlp_traces_endpoint", None):
+            tracing.switch_on()
 
 
 async def _start_workers(state: State, side: int, api_servers: int) -> None:

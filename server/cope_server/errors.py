@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, get_args
 
+from cope_server.metrics import REJECTED
+
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
@@ -62,11 +64,13 @@ def add_error_handlers(app: FastAPI) -> None:
         status = http_status(error.code)
         kind = _TYPES.get(status, "invalid_request_error")
         headers = {"Retry-After": str(_RETRY_AFTER_S)} if status in _TYPES else None
+        REJECTED.labels(error.code).inc()
         return JSONResponse(error_body(str(error), error.parameter, error.code, kind), status, headers)
 
     async def shutting_down(_: Request, error: Exception) -> JSONResponse:
         status = HTTPStatus.SERVICE_UNAVAILABLE
         headers = {"Retry-After": str(_RETRY_AFTER_S)}
+        REJECTED.labels("cancelled").inc()
         return JSONResponse(error_body(str(error), None, "cancelled", _TYPES[status]), status, headers)
 
     # Starlette takes the handler of the most special class, so these come before vLLM's for its base classes.

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from clips import broken_clips, clip, harmed_clips
 from messages import TINY, data_uri, image, planned_tokens, text, user, video
-from serving import Server, metric
+from serving import Server
 
 MODEL = "cope-tiny"
 QUESTION = text("What moves?")
@@ -222,17 +222,3 @@ def refused(server: Server, messages: list[dict[str, Any]], status: int = 400) -
     error: dict[str, Any] = answer.json()["error"]
     assert error["message"]
     return error
-
-
-def test_the_clocks_are_on_metrics(server: Server) -> None:
-    ttft, e2el = (f"cope_{name}_seconds_count" for name in ("time_to_first_token", "e2e_latency"))
-    label = '{input="codec"}'
-    before = metric(server, ttft + label), metric(server, e2el + label)
-    messages = user(video(clip(4)), QUESTION)
-    list(ask(server, messages, stream=True))
-    ask(server, messages)
-    assert (metric(server, ttft + label), metric(server, e2el + label)) == (before[0] + 1, before[1] + 2)
-    dense = metric(server, 'cope_e2e_latency_seconds_count{input="dense"}')
-    ask(server, user(video(clip(4), frames=4), QUESTION))
-    assert metric(server, 'cope_e2e_latency_seconds_count{input="dense"}') == dense + 1
-    assert metric(server, "vllm:time_to_first_token_seconds_count") > 0

@@ -7,6 +7,7 @@ import base64
 import io
 import os
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -330,10 +331,13 @@ def test_videos_are_noted_for_the_request_that_asked(host: str) -> None:
         await asyncio.gather(*(asyncio.create_task(_load(connector, url, video_io())) for url in reversed(urls)))
         return videos
 
+    begun = time.perf_counter()
     videos = asyncio.run(request()).in_order()
+    ended = time.perf_counter()
     assert [video.plan.i_frames for video in videos] == [1, 2, 3]
     assert [video.part for video in videos] == [f"messages[0].content[{i}].video_url" for i in range(3)]
     assert all(video.fetch_s > 0 and video.extract_s > 0 for video in videos)
+    assert all(begun <= video.started <= video.started + video.fetch_s + video.extract_s <= ended for video in videos)
     assert account.current.get() is None
 
 

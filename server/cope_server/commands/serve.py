@@ -8,26 +8,27 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cope_server import access, codec_settings
+from cope_server import access, codec_settings, request_log
 
 _BUNDLED = "cope-tiny"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`cope serve [MODEL] [vLLM options]`: everything but codec workers, API keys and private media is vLLM's."""
+    """`cope serve [MODEL] [vLLM options]`: codec workers, API keys, private media and `--log-format` are ours."""
     parser.usage = (
         "cope serve [MODEL] [--codec-...] [--api-key-file FILE] [--share-caches] [--allow-private-media HOST] "
-        "[vLLM options]      (cope serve --help=all lists vLLM's options)"
+        "[--log-format json] [vLLM options]      (cope serve --help=all lists vLLM's options)"
     )
     parser.allow_abbrev = False  # vLLM's options are not ours to guess at
     codec_settings.add_arguments(parser)
     access.add_arguments(parser)
+    request_log.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Start the server and stay until it is told to stop."""
-    words: list[str] = arguments.rest
     codec_settings.to_environment(arguments)
+    words: list[str] = [*request_log.to_environment(arguments), *arguments.rest]
     set_environment()
     # vLLM reads its environment when it is imported, so nothing of it comes before this line.
     from vllm.entrypoints.cli.serve import ServeSubcommand
