@@ -8,22 +8,25 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cope_server import codec_settings
+from cope_server import codec_settings, file_settings
 
 _BUNDLED = "cope-tiny"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`cope serve [MODEL] [vLLM options]`: everything but the codec workers is vLLM's."""
-    parser.usage = "cope serve [MODEL] [--codec-...] [vLLM options]      (cope serve --help=all lists vLLM's options)"
+    """`cope serve [MODEL] [vLLM options]`: everything but the codec workers and the uploaded files is vLLM's."""
+    usage = "cope serve [MODEL] [--codec-...] [--files-...] [vLLM options]"
+    parser.usage = f"{usage}      (cope serve --help=all lists vLLM's options)"
     parser.allow_abbrev = False  # vLLM's options are not ours to guess at
     codec_settings.add_arguments(parser)
+    file_settings.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Start the server and stay until it is told to stop."""
     words: list[str] = arguments.rest
     codec_settings.to_environment(arguments)
+    file_settings.to_environment(arguments)
     set_environment()
     # vLLM reads its environment when it is imported, so nothing of it comes before this line.
     from vllm.entrypoints.cli.serve import ServeSubcommand
