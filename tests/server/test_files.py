@@ -389,6 +389,7 @@ async def call(app: FastAPI, messages: list[dict[str, Any]]) -> list[dict[str, A
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0)  # where a request that was cancelled notices
         return messages.pop(0)
 
     async def send(message: Any) -> None:
