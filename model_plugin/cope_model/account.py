@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cope_codec.plan import VideoPlan
     from cope_model.presets import Geometry
 
@@ -52,11 +54,14 @@ class RequestVideos:
     Attributes:
         geometry: tokens per slot of the model.
         context_tokens: length of the model's context.
+        uploaded: tells where the uploaded file with an id lies, or None if whoever makes the request has no such file;
+            it may block, and any thread may call it. None where there are no uploads.
         loaded: videos so far, in the order in which loading ended.
     """
 
     geometry: Geometry
     context_tokens: int
+    uploaded: Callable[[str], Path | None] | None = None
     loaded: list[LoadedVideo] = field(default_factory=list)
     _planned: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)

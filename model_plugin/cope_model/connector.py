@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import binascii
 import dataclasses
 import os
@@ -27,6 +28,8 @@ from vllm.multimodal.media.video import VideoMediaIO
 from cope_model import account, fetching, isolation, loader
 from cope_model.addresses import AddressPolicy, RefusedUrlError
 from cope_model.extraction import in_charge
+
+FILE_ID = "file-"  # how the ids of uploaded files begin, which stand where others have a URL
 
 # url_options and media_errors bring cope_codec along, which most vLLM processes never need.
 
@@ -174,7 +177,10 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         plain, part = self._prepare(url, media_io)
         start = time.perf_counter()
         with _fetching(part):
-            media = super().load_from_url(plain, part, fetch_timeout=fetch_timeout)
+            if plain.startswith(FILE_ID):
+                media = _load_uploaded(plain, part)
+            else:
+                media = super().load_from_url(plain, part, fetch_timeout=fetch_timeout)
         _note(media, part, start)
         return media
 
@@ -185,7 +191,9 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         start = time.perf_counter()
         with ExitStack() as until_loaded:
             with _fetching(part):
-                if part.elsewhere and plain[:5].lower() in ("http:", "https") and self._media_cache_dir is None:
+                if plain.startswith(FILE_ID):
+                    media = await asyncio.to_thread(_load_uploaded, plain, part)
+                elif part.elsewhere and plain[:5].lower() in ("http:", "https") and self._media_cache_dir is None:
                     media = await self._download(plain, part, fetch_timeout, until_loaded)
                 else:
                     media = await super().load_from_url_async(plain, part, fetch_timeout=fetch_timeout)
@@ -279,6 +287,19 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         if path is None or allowed not in path.parents:
             raise MediaError("file_not_allowed", "the file lies outside the folder that is served", parameter=part)
         return media_io.load_file(path)
+
+
+def _load_uploaded(name: str, part: _Part) -> Any:
+    """Read an uploaded file in place. The URL is its id and no path: the request knows which files are its own."""
+    from cope_model.media_errors import MediaError
+
+    request = account.current.get()
+    path = request.uploaded(name) if request is not None and request.uploaded is not None else None
+    if path is None:
+        raise MediaError("unknown_file", "there is no file with this id", parameter=part.part)
+    if not part.is_video:
+        raise MediaError("invalid_media", "the file is a video, not an image", parameter=part.part)
+    return part.load_file(path)
 
 
 @contextmanager

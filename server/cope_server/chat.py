@@ -11,6 +11,7 @@ from cope_model import account
 from cope_server import clocks
 from cope_server.account import video_account
 from cope_server.errors import ending_clearly
+from cope_server.files.routes import uploads_of
 from cope_server.parts import PartError, translate_messages
 from cope_server.stages import RequestClock, timings
 
@@ -85,7 +86,7 @@ def _translate(data: Any) -> Any:
 def _begin(raw_request: Any) -> account.RequestVideos:
     """Start the account of a request: the connector checks and notes its videos there."""
     state = raw_request.app.state
-    videos = account.RequestVideos(state.cope_geometry, state.cope_context_tokens)
+    videos = account.RequestVideos(state.cope_geometry, state.cope_context_tokens, uploads_of(raw_request))
     account.current.set(videos)
     return videos
 

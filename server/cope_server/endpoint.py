@@ -28,12 +28,14 @@ class CoPEEndpoint:
         from cope_server.clocks import ClockMiddleware
         from cope_server.codec_metrics import RefreshMiddleware
         from cope_server.errors import add_error_handlers
+        from cope_server.files.routes import router as files
 
         app.add_middleware(ClockMiddleware)
         app.add_middleware(RefreshMiddleware)
         guard(app)
         add_error_handlers(app)
         app.include_router(make_router())
+        app.include_router(files)
         app.router.lifespan_context = _closing_workers(app.router.lifespan_context)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
@@ -49,6 +51,7 @@ class CoPEEndpoint:
         state.cope_geometry = geometry
         state.cope_context_tokens = engine_client.model_config.max_model_len
         salt_engine(engine_client)
+        await _open_files(state, args)
         await _start_workers(state, geometry.side, getattr(args, "api_server_count", None) or 1)
         if os.environ.get("COPE_WARMUP", "1") != "0":
             await warm_up(state)
@@ -73,6 +76,18 @@ async def _start_workers(state: State, side: int, api_servers: int) -> None:
     state.cope_codec_metrics.start()
 
 
+async def _open_files(state: State, args: Namespace) -> None:
+    """Open the store of uploaded files, and keep it swept."""
+    from vllm import envs
+
+    from cope_server.file_settings import FileSettings
+    from cope_server.files.sweeping import keep_swept
+
+    state.cope_keyed = any(args.api_key or [envs.VLLM_API_KEY])  # vLLM's own keys; ours have names (`access`)
+    state.cope_files = await asyncio.to_thread(FileSettings.from_environment().open_store)
+    state.cope_files_sweeping = asyncio.create_task(keep_swept(state.cope_files))
+
+
 def _closing_workers(lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """vLLM's lifespan of the app, at whose end the codec workers end too: plugins have no hook for it."""
 
@@ -88,6 +103,9 @@ def _closing_workers(lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
                 if hasattr(app.state, "cope_codec_executor"):
                     app.state.cope_codec_metrics.stop()
                     await asyncio.to_thread(app.state.cope_codec_executor.close)
+                if hasattr(app.state, "cope_files_sweeping"):
+                    app.state.cope_files_sweeping.cancel()
+                    await asyncio.to_thread(app.state.cope_files.close)
 
     return closing
 

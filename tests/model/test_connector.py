@@ -134,6 +134,46 @@ def test_local_files_are_read_in_place(tmp_path: Path, monkeypatch: pytest.Monke
     assert video.plan.options.fps == 2
 
 
+def in_request(uploaded: Any, url: str, media_io: Any) -> Any:
+    """Load a URL within a request that has these uploads, in both ways."""
+
+    async def asked() -> Any:
+        account.current.set(account.RequestVideos(PRESETS["tiny"].geometry, 4096, uploaded))
+        media = await _load(make_connector(), url, media_io)
+        assert make_connector().load_from_url(url, media_io).media is not None
+        return media
+
+    return asyncio.run(asked())
+
+
+def test_an_uploaded_file_is_read_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "upload"
+    path.write_bytes(clip(3))
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("read into memory"))
+    asked: list[str] = []
+
+    def uploaded(name: str) -> Path:
+        asked.append(name)
+        return path
+
+    video, _ = in_request(uploaded, attach("file-abc", {"fps": 2}, PART), video_io()).media
+    assert video.video.source == path
+    assert video.plan.options.fps == 2
+    assert set(asked) == {"file-abc"}
+    with pytest.raises(MediaError, match="not an image") as caught:
+        in_request(uploaded, attach("file-abc", {}, PART), ImageMediaIO())
+    assert (caught.value.code, caught.value.parameter) == ("invalid_media", PART)
+
+
+def test_a_file_that_is_not_the_requests_own_is_unknown() -> None:
+    url = attach("file-abc", {}, PART)
+    assert (failure(url).code, failure(url).parameter) == ("unknown_file", PART)  # no request, no uploads
+    for uploaded in (None, lambda _: None):
+        with pytest.raises(MediaError, match="no file with this id") as caught:
+            in_request(uploaded, url, video_io())
+        assert (caught.value.code, caught.value.parameter) == ("unknown_file", PART)
+
+
 def failure(url: str, connector: CoPEConnector | None = None, media_io: Any = None) -> MediaError | MediaFetchError:
     """The failure of a URL, which must be the same without and with an event loop."""
     chosen = connector or make_connector()

@@ -8,19 +8,21 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cope_server import access, codec_settings, request_log
+from cope_server import access, codec_settings, file_settings, request_log
 
 _BUNDLED = "cope-tiny"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`cope serve [MODEL] [vLLM options]`: codec workers, API keys, private media and `--log-format` are ours."""
+    """`cope serve [MODEL] [vLLM options]`: codec workers, uploaded files, API keys, private media and logs are ours."""
     parser.usage = (
-        "cope serve [MODEL] [--codec-...] [--api-key-file FILE] [--share-caches] [--allow-private-media HOST] "
-        "[--log-format json] [vLLM options]      (cope serve --help=all lists vLLM's options)"
+        "cope serve [MODEL] [--codec-...] [--files-...] [--api-key-file FILE] [--share-caches] "
+        "[--allow-private-media HOST] [--log-format json] [vLLM options]      "
+        "(cope serve --help=all lists vLLM's options)"
     )
     parser.allow_abbrev = False  # vLLM's options are not ours to guess at
     codec_settings.add_arguments(parser)
+    file_settings.add_arguments(parser)
     access.add_arguments(parser)
     request_log.add_arguments(parser)
 
@@ -29,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Start the server and stay until it is told to stop."""
     codec_settings.to_environment(arguments)
     words: list[str] = [*request_log.to_environment(arguments), *arguments.rest]
+    file_settings.to_environment(arguments)
     set_environment()
     # vLLM reads its environment when it is imported, so nothing of it comes before this line.
     from vllm.entrypoints.cli.serve import ServeSubcommand
