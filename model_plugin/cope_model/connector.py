@@ -8,26 +8,32 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.request import url2pathname
 
 import aiohttp
 from PIL import UnidentifiedImageError
 from urllib3.exceptions import LocationParseError
 from urllib3.util import Url
+from vllm import envs
 from vllm.connections import HTTPConnection, MediaDownloadSizeExceededError
 from vllm.exceptions import VLLMUnprocessableEntityError, VLLMValidationError
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 from vllm.multimodal.media.base import MediaIO, MediaWithBytes
+from vllm.multimodal.media.image import ImageMediaIO
 from vllm.multimodal.media.video import VideoMediaIO
 
 from cope_model import account, fetching, isolation, loader
 from cope_model.addresses import AddressPolicy, RefusedUrlError
 from cope_model.extraction import in_charge
+
+if TYPE_CHECKING:
+    from cope_codec.options import VideoOptions
+    from cope_codec.plan import VideoPlan
 
 FILE_ID = "file-"  # how the ids of uploaded files begin, which stand where others have a URL
 
@@ -187,16 +193,8 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
     async def load_from_url_async(self, url: str, media_io: MediaIO[Any], *, fetch_timeout: int | None = None) -> Any:
         """Load a part without blocking the event loop; see `CoPEConnector`."""
         extraction = in_charge()
-        plain, part = self._prepare(url, media_io, elsewhere=extraction is not None)
         start = time.perf_counter()
-        with ExitStack() as until_loaded:
-            with _fetching(part):
-                if plain.startswith(FILE_ID):
-                    media = await asyncio.to_thread(_load_uploaded, plain, part)
-                elif part.elsewhere and plain[:5].lower() in ("http:", "https") and self._media_cache_dir is None:
-                    media = await self._download(plain, part, fetch_timeout, until_loaded)
-                else:
-                    media = await super().load_from_url_async(plain, part, fetch_timeout=fetch_timeout)
+        async with self._fetched(url, media_io, fetch_timeout, elsewhere=extraction is not None) as (media, part):
             if extraction is not None and isinstance(media, _Fetched):
                 with part.decoding():
                     media = MediaWithBytes(await loader.load_async(media.source, extraction, **part.inner.kwargs), b"")
@@ -205,6 +203,59 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
             media.io_config = {**(media.io_config or {}), "salt": salt}  # goes into vLLM's hash of an image
         _note(media, part, start)
         return media
+
+    async def plan_async(self, url: str, part: str, sets: Sequence[tuple[str, VideoOptions]]) -> list[VideoPlan]:
+        """What a video would become, fetched once; no frame is decoded. Codec workers must be in charge.
+
+        Args:
+            url: the video's; it carries no options.
+            part: what errors of the fetch blame.
+            sets: of options, each with the name that errors blame; they win over the server's own.
+
+        Raises:
+            MediaError, MediaFetchError: the video or an option cannot be used.
+        """
+        from cope_codec.errors import CodecError
+        from cope_model.media_errors import MediaError, from_codec
+        from cope_model.url_options import attach
+
+        extraction = in_charge()
+        assert extraction is not None
+        defaults = {**self.media_io_kwargs.get("video", {}), "video_backend": loader.BACKEND}
+        media_io = VideoMediaIO(ImageMediaIO(), **defaults)
+        plans = []
+        async with self._fetched(attach(url, {}, part), media_io, envs.VLLM_VIDEO_FETCH_TIMEOUT, elsewhere=True) as (
+            media,
+            reader,
+        ):
+            for name, chosen in sets:
+                try:
+                    with reader.decoding():
+                        wanted = loader.merged(chosen, _without(media_io.kwargs, "side", "options", "check"))
+                        video = await extraction.executor.open_async(media.source, wanted)
+                except MediaError as error:
+                    cause = error.__cause__
+                    if isinstance(cause, CodecError) and cause.param is not None:
+                        raise from_codec(cause, name) from None
+                    raise
+                plans.append(video.plan)
+        return plans
+
+    @asynccontextmanager
+    async def _fetched(
+        self, url: str, media_io: MediaIO[Any], timeout_s: float | None, *, elsewhere: bool
+    ) -> AsyncIterator[tuple[Any, _Part]]:
+        """What a URL leads to, for as long as the block lasts: a video that others will open is a `_Fetched`."""
+        plain, part = self._prepare(url, media_io, elsewhere=elsewhere)
+        with ExitStack() as until_loaded:
+            with _fetching(part):
+                if plain.startswith(FILE_ID):
+                    media = await asyncio.to_thread(_load_uploaded, plain, part)
+                elif part.elsewhere and plain[:5].lower() in ("http:", "https") and self._media_cache_dir is None:
+                    media = await self._download(plain, part, timeout_s, until_loaded)
+                else:
+                    media = await super().load_from_url_async(plain, part, fetch_timeout=timeout_s)
+            yield media, part
 
     async def _download(self, url: str, part: _Part, timeout_s: float | None, keep: ExitStack) -> _Fetched:
         """Fetch a video to disk: memory does not grow with it, nor with how many are fetched at a time.
@@ -300,6 +351,10 @@ def _load_uploaded(name: str, part: _Part) -> Any:
     if not part.is_video:
         raise MediaError("invalid_media", "the file is a video, not an image", parameter=part.part)
     return part.load_file(path)
+
+
+def _without(kwargs: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name not in names}
 
 
 @contextmanager

@@ -131,7 +131,7 @@ async def load_async(
     from cope_codec.extract import primitives_key
 
     start = time.perf_counter()
-    video = await extraction.executor.open_async(source, _merged(options, defaults))
+    video = await extraction.executor.open_async(source, merged(options, defaults))
     if check is not None:
         check(video.plan)
     salt = isolation.current.get()
@@ -189,12 +189,20 @@ def load_source(
     **defaults: Any,
 ) -> tuple[VideoGops, dict[str, Any]]:
     """`CoPEVideoLoader.load_bytes` for paths too."""
-    loaded = load(source, side=side, options=_merged(options, defaults), check=check)
+    loaded = load(source, side=side, options=merged(options, defaults), check=check)
     return loaded, _metadata(loaded)
 
 
-def _merged(options: VideoOptions | Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> VideoOptions:
-    """The server's options, and those of the request before them."""
+def merged(options: VideoOptions | Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> VideoOptions:
+    """The server's options, and those of the request before them.
+
+    Args:
+        options: of the request.
+        defaults: the server's, by name; those that contradict the request's give way.
+
+    Raises:
+        CodecError: `invalid_option`.
+    """
     from cope_codec.options import VideoOptions
 
     if isinstance(options, VideoOptions) and not defaults:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class CoPEEndpoint:
         from cope_server.codec_metrics import RefreshMiddleware
         from cope_server.errors import add_error_handlers
         from cope_server.files.routes import router as files
+        from cope_server.plans import router as plans
 
         app.add_middleware(ClockMiddleware)
         app.add_middleware(RefreshMiddleware)
@@ -36,6 +38,7 @@ class CoPEEndpoint:
         add_error_handlers(app)
         app.include_router(make_router())
         app.include_router(files)
+        app.include_router(plans)
         app.router.lifespan_context = _closing_workers(app.router.lifespan_context)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
@@ -50,6 +53,7 @@ class CoPEEndpoint:
             raise ValueError("the cope endpoint plugin serves cope_videolm and LLaVA-Video models only")
         state.cope_geometry = geometry
         state.cope_context_tokens = engine_client.model_config.max_model_len
+        state.cope_connector = partial(_make_connector, engine_client.model_config)
         salt_engine(engine_client)
         await _open_files(state, args)
         await _start_workers(state, geometry.side, getattr(args, "api_server_count", None) or 1)
@@ -58,6 +62,19 @@ class CoPEEndpoint:
         state.openai_serving_chat.engine_client = ClockedEngine(engine_client)
         if getattr(args, "otlp_traces_endpoint", None):
             tracing.switch_on()
+
+
+def _make_connector(model_config: Any) -> Any:
+    """A connector as vLLM makes one for each request."""
+    from vllm import envs
+    from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
+
+    return MEDIA_CONNECTOR_REGISTRY.load(
+        envs.VLLM_MEDIA_CONNECTOR,
+        media_io_kwargs=model_config.get_multimodal_config().media_io_kwargs,
+        allowed_local_media_path=model_config.allowed_local_media_path,
+        allowed_media_domains=model_config.allowed_media_domains,
+    )
 
 
 async def _start_workers(state: State, side: int, api_servers: int) -> None:
