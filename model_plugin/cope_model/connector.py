@@ -34,6 +34,7 @@ from cope_model.extraction import in_charge
 if TYPE_CHECKING:
     from cope_codec.options import VideoOptions
     from cope_codec.plan import VideoPlan
+    from cope_model.loader import VideoGops
 
 FILE_ID = "file-"  # how the ids of uploaded files begin, which stand where others have a URL
 
@@ -221,8 +222,7 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
 
         extraction = in_charge()
         assert extraction is not None
-        defaults = {**self.media_io_kwargs.get("video", {}), "video_backend": loader.BACKEND}
-        media_io = VideoMediaIO(ImageMediaIO(), **defaults)
+        media_io = self._video_io()
         plans = []
         async with self._fetched(attach(url, {}, part), media_io, envs.VLLM_VIDEO_FETCH_TIMEOUT, elsewhere=True) as (
             media,
@@ -240,6 +240,17 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
                     raise
                 plans.append(video.plan)
         return plans
+
+    async def load_video_async(self, url: str) -> VideoGops:
+        """Load a video by our loader, as a chat would; see `load_from_url_async`."""
+        media = await self.load_from_url_async(url, self._video_io(), fetch_timeout=envs.VLLM_VIDEO_FETCH_TIMEOUT)
+        loaded: VideoGops = media.media[0]
+        return loaded
+
+    def _video_io(self) -> VideoMediaIO:
+        return VideoMediaIO(
+            ImageMediaIO(), **{**self.media_io_kwargs.get("video", {}), "video_backend": loader.BACKEND}
+        )
 
     @asynccontextmanager
     async def _fetched(

@@ -98,10 +98,12 @@ async def _open_files(state: State, args: Namespace) -> None:
     from vllm import envs
 
     from cope_server.file_settings import FileSettings
+    from cope_server.files.prefetch import Prefetches
     from cope_server.files.sweeping import keep_swept
 
     state.cope_keyed = any(args.api_key or [envs.VLLM_API_KEY])  # vLLM's own keys; ours have names (`access`)
     state.cope_files = await asyncio.to_thread(FileSettings.from_environment().open_store)
+    state.cope_prefetches = Prefetches(state.cope_files, at_once=2)
     state.cope_files_sweeping = asyncio.create_task(keep_swept(state.cope_files))
 
 
@@ -116,6 +118,8 @@ def _closing_workers(lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
             try:
                 yield state
             finally:
+                if hasattr(app.state, "cope_prefetches"):
+                    await app.state.cope_prefetches.close()
                 extraction.uninstall()
                 if hasattr(app.state, "cope_codec_executor"):
                     app.state.cope_codec_metrics.stop()

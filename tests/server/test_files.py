@@ -22,6 +22,7 @@ from cope_codec.pool import CodecPool
 from cope_server.errors import add_error_handlers
 from cope_server.files.errors import FileError
 from cope_server.files.form import UploadForm
+from cope_server.files.prefetch import Prefetches
 from cope_server.files.routes import router, uploads_of
 from cope_server.files.store import FileLimits, FileStore, is_id
 
@@ -65,6 +66,7 @@ def app(pool: CodecPool, store: FileStore) -> FastAPI:
     add_error_handlers(made)
     made.include_router(router)
     made.state.cope_files, made.state.cope_codec_executor, made.state.cope_keyed = store, pool, True
+    made.state.cope_prefetches = Prefetches(store, 1)
     return made
 
 

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
+from cope_codec.errors import CodecError
+from cope_codec.options import VideoOptions
 from cope_server.files.errors import FileError
+from cope_server.files.prefetch import KINDS, Prefetch, PrefetchKind
 
 Purpose = Literal["vision", "user_data"]
 PURPOSES: tuple[str, ...] = get_args(Purpose)
 LEAST_EXPIRY_S, MOST_EXPIRY_S = 3600, 30 * 24 * 3600  # as OpenAI's
-_FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
+_FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]", "prefetch")
+_OPTION = re.compile(r"options\[([a-z_]{1,32})\]")  # as the official client writes `extra_body={"options": {...}}`
 _MOST_FIELD_BYTES = 256
 _MOST_NAME_CHARACTERS = 255
 
 
 class UploadForm:
-    """A form with a `file`, a `purpose` and perhaps `expires_after`, in any order.
+    """A form with a `file`, a `purpose` and perhaps `expires_after`, `prefetch` and `options`, in any order.
 
     Attributes:
         filename: of the file, made harmless; for people only.
         purpose: `vision` or `user_data`.
         expires_after_s: seconds; None is never.
+        prefetch: what is to be done in advance; None is nothing.
 
     Args:
         content_type: of the request.
@@ -42,6 +48,9 @@ class UploadForm:
             raise _invalid("an upload is multipart/form-data with a boundary", None)
         self.filename = self.purpose = ""
         self.expires_after_s: int | None = None
+        self.prefetch: Prefetch | None = None
+        self._kind = ""
+        self._options: dict[str, Any] = {}
         self._values: dict[str, str] = {}
         self._pieces: list[bytes] = []
         self._headers: dict[bytes, bytes] = {}
@@ -92,9 +101,17 @@ class UploadForm:
         for name in ("file", "purpose"):
             if name not in self._seen:
                 raise _invalid(f"the form has no field {name!r}", name)
-        given = [name for name in _FIELDS[1:] if name in self._seen]
+        given = [name for name in _FIELDS[1:3] if name in self._seen]
         if len(given) == 1:
             raise _invalid("expires_after needs an anchor and seconds", "expires_after")
+        if self._options and not self._kind:
+            raise _option("options say how to prefetch: they need the field prefetch", "options")
+        if self._kind:
+            try:
+                options = VideoOptions.from_mapping(self._options)
+            except CodecError as error:
+                raise _option(str(error), f"options.{error.param}") from None
+            self.prefetch = Prefetch(cast(PrefetchKind, self._kind), options.to_mapping())
 
     def _begin_part(self) -> None:
         self._headers = {}
@@ -115,7 +132,7 @@ class UploadForm:
         name = parameters.get(b"name", b"").decode(errors="replace")
         if kind != b"form-data" or not name:
             raise _invalid("a part of the form has no name", None)
-        if name != "file" and name not in _FIELDS:
+        if name != "file" and name not in _FIELDS and not _OPTION.fullmatch(name):
             raise _invalid("the form has a field that is not known", name[:_MOST_FIELD_BYTES])
         if name in self._seen:
             raise _invalid(f"the form has two fields {name!r}", name)
@@ -147,9 +164,25 @@ class UploadForm:
                 message = f"expires_after.seconds must be a whole number from {LEAST_EXPIRY_S} to {MOST_EXPIRY_S}"
                 raise _option(message, "expires_after.seconds")
             self.expires_after_s = seconds
+        elif self._part == "prefetch":
+            if value not in KINDS:
+                raise _option(f"prefetch must be one of {', '.join(KINDS)}", "prefetch")
+            self._kind = value
+        elif option := _OPTION.fullmatch(self._part):
+            self._options[option[1]] = _scalar(value)
 
     def _end(self) -> None:
         self._ended = True
+
+
+def _scalar(text: str) -> int | float | str:
+    """A form's text as JSON would have had it."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _harmless(filename: str) -> str:

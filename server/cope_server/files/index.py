@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import sqlite3
 import threading
@@ -23,14 +24,17 @@ CREATE TABLE files (
     bytes INTEGER NOT NULL,                    -- while it is received: as many as it may have
     sha256 TEXT NOT NULL DEFAULT '',
     created_at INTEGER NOT NULL,
-    expires_at INTEGER
+    expires_at INTEGER,
+    prefetch TEXT NOT NULL DEFAULT '',         -- JSON; empty if none was asked for
+    prefetcher TEXT                            -- process that is at it; NULL when it has ended
 );
 CREATE INDEX files_by_owner ON files (owner, created_at, number);
 CREATE INDEX files_by_expiry ON files (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX files_coming ON files (process) WHERE process IS NOT NULL;
+CREATE INDEX files_prefetching ON files (prefetcher) WHERE prefetcher IS NOT NULL;
 """
 _BUSY_S = 30.0
-_COLUMNS = "id, filename, purpose, bytes, sha256, created_at, expires_at"
+_COLUMNS = "id, filename, purpose, bytes, sha256, created_at, expires_at, prefetch"
 _ALIVE = "(expires_at IS NULL OR expires_at > :now)"
 
 
@@ -46,6 +50,7 @@ class StoredFile:
         sha256: of the content, hexadecimal.
         created_at: when it was complete, Unix time, seconds.
         expires_at: when it is forgotten, Unix time, seconds; None is never.
+        prefetch: what is done for it in advance and how far that is, JSON (`files.prefetch`); empty is nothing.
     """
 
     id: str
@@ -55,6 +60,7 @@ class StoredFile:
     sha256: str
     created_at: int
     expires_at: int | None
+    prefetch: str = ""
 
 
 class FileIndex:
@@ -159,6 +165,43 @@ class FileIndex:
             )
             if done.rowcount != 1:
                 raise LookupError("the file was not reserved")
+
+    def begin_prefetch(self, name: str, told: str, process: str) -> None:
+        """A file, if it is still there, is going to be prefetched.
+
+        Args:
+            name: id of the file.
+            told: JSON.
+            process: that will do it.
+        """
+        with self._writing() as db:
+            db.execute("UPDATE files SET prefetch = ?, prefetcher = ? WHERE id = ?", (told, process, name))
+
+    def note_prefetch(self, name: str, told: str, *, ended: bool) -> None:
+        """Say how far a file's prefetch is; one that has ended stays as it is, in whatever order threads come here."""
+        kept = "NULL" if ended else "prefetcher"
+        query = f"UPDATE files SET prefetch = ?, prefetcher = {kept} WHERE id = ? AND prefetcher IS NOT NULL"  # noqa: S608
+        with self._writing() as db:
+            db.execute(query, (told, name))
+
+    def prefetch_of(self, name: str) -> str:
+        """What was last said of a file's prefetch; empty if nothing was."""
+        with self._lock:
+            row = self._db.execute("SELECT prefetch FROM files WHERE id = ?", (name,)).fetchone()
+        return "" if row is None else str(row[0])
+
+    def interrupt(self, alive: Collection[str]) -> None:
+        """Prefetches of processes that are gone have failed.
+
+        Args:
+            alive: processes that may still finish theirs.
+        """
+        with self._writing() as db:
+            rows = db.execute("SELECT id, prefetch, prefetcher FROM files WHERE prefetcher IS NOT NULL").fetchall()
+            for name, told, process in rows:
+                if process not in alive:
+                    failed = json.dumps({**json.loads(told), "status": "failed", "error": "cancelled"})
+                    db.execute("UPDATE files SET prefetch = ?, prefetcher = NULL WHERE id = ?", (failed, name))
 
     def forget(self, name: str) -> None:
         """Drop a file that was coming."""

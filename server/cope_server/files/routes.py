@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from cope_server.access import key_name
 from cope_server.files.errors import FileError
 from cope_server.files.form import LEAST_EXPIRY_S, MOST_EXPIRY_S, PURPOSES, UploadForm
 from cope_server.files.index import StoredFile
+from cope_server.files.prefetch import KINDS, Prefetch, Prefetches, prefetch
 from cope_server.files.store import FileStore, Upload
 
 if TYPE_CHECKING:
@@ -40,7 +43,9 @@ _UPLOAD_BODY = {
                 "type": "object",
                 "required": ["file", "purpose"],
                 "additionalProperties": False,
+                "patternProperties": {r"^options\[[a-z_]+\]$": {"type": "string"}},
                 "properties": {
+                    "prefetch": {"type": "string", "enum": list(KINDS)},
                     "file": {"type": "string", "format": "binary"},
                     "purpose": {"type": "string", "enum": list(PURPOSES)},
                     "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
@@ -114,7 +119,25 @@ async def create_file(request: Request) -> JSONResponse:
         file = await asyncio.to_thread(upload.keep, form.filename, form.purpose, form.expires_after_s)
     finally:
         await asyncio.to_thread(upload.discard)
+    if form.prefetch is not None:
+        file = replace(file, prefetch=await _prefetch(request, file.id, form.prefetch))
     return JSONResponse(_described(file))
+
+
+async def _prefetch(request: Request, name: str, wanted: Prefetch) -> str:
+    """Begin what an upload asks for; the answer does not wait for it."""
+    from cope_model import account
+    from cope_model.url_options import attach
+
+    state = request.app.state
+    videos = account.RequestVideos(state.cope_geometry, state.cope_context_tokens, uploads_of(request))
+
+    async def work() -> None:
+        account.current.set(videos)  # of this task's context, which holds the salt of the request's key
+        await prefetch(state, attach(name, wanted.options, "file"), wanted.kind)
+
+    prefetches: Prefetches = state.cope_prefetches
+    return await prefetches.begin(name, wanted, work)
 
 
 async def _receive(request: Request, form: UploadForm, upload: Upload) -> None:
@@ -201,6 +224,8 @@ async def file_content(request: Request, file_id: str) -> Response:
 @router.delete("/v1/files/{file_id}")
 async def delete_file(request: Request, file_id: str) -> JSONResponse:
     """Forget a file."""
+    await asyncio.to_thread(_store(request.app.state).get, owner_of(request), file_id)
+    await request.app.state.cope_prefetches.cancel(file_id)
     await asyncio.to_thread(_store(request.app.state).delete, owner_of(request), file_id)
     return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
@@ -239,7 +264,8 @@ def _store(state: State) -> FileStore:
 
 
 def _described(file: StoredFile) -> dict[str, Any]:
-    """OpenAI's file object."""
+    """OpenAI's file object, with the state of the prefetch if there is one."""
+    more = {"prefetch": json.loads(file.prefetch)} if file.prefetch else {}
     return {
         "id": file.id,
         "object": "file",
@@ -249,4 +275,5 @@ def _described(file: StoredFile) -> dict[str, Any]:
         "filename": file.filename,
         "purpose": file.purpose,
         "status": "processed",  # its type is checked before it gets an id
+        **more,
     }

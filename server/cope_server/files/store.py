@@ -162,6 +162,18 @@ class FileStore:
             raise unknown_file("file_id")
         self._storage.delete(name)
 
+    def begin_prefetch(self, name: str, told: str) -> None:
+        """This process is going to prefetch a file; see `FileIndex.begin_prefetch`."""
+        self._index.begin_prefetch(name, told, self._process)
+
+    def note_prefetch(self, name: str, told: str, *, ended: bool = False) -> None:
+        """Say how far a file's prefetch is; see `FileIndex.note_prefetch`."""
+        self._index.note_prefetch(name, told, ended=ended)
+
+    def prefetch_of(self, name: str) -> str:
+        """How far a file's prefetch is, JSON; empty if there is none, or no such file."""
+        return self._index.prefetch_of(name)
+
     def sweep(self) -> None:
         """Remove what has expired, and what processes have left that are gone."""
         for name in self._index.expire(self._time()):
@@ -172,6 +184,7 @@ class FileStore:
         alive = set(_living(self._processes))
         for name in self._index.abandoned(alive):
             self._storage.delete(name)
+        self._index.interrupt(alive)
         known = self._index.names()
         for name in here:
             if name not in known and is_id(name):
