@@ -123,6 +123,45 @@ def test_a_second_question_on_a_file_is_read_from_the_prefix_cache(client: opena
     assert usage.prompt_tokens_details.cached_tokens >= 0.85 * planned_tokens(data)
 
 
+@pytest.mark.parametrize("kind", ["primitives", "prefill"])
+def test_what_was_prefetched_is_not_done_again(client: openai.OpenAI, kind: str) -> None:
+    data = clip(26, seed=40 + len(kind))
+    options = {"keyframes_per_gop": 2}
+    made = client.files.create(
+        file=("a.mp4", data), purpose="vision", extra_body={"prefetch": kind, "options": options}
+    )
+    deadline = time.monotonic() + 60
+    while (state := client.files.retrieve(made.id).prefetch)["status"] != "completed":  # type: ignore[attr-defined]
+        assert state["status"] in ("queued", "running"), state
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert (state["kind"], state["options"]) == (kind, options)
+    usage = ask(client, file_part(made.id, **options)).usage
+    timings = usage.model_extra["timings"]
+    assert timings["extract"] < 0.5 * timings["e2e"]
+    cached = usage.prompt_tokens_details.cached_tokens
+    if kind == "prefill":
+        assert cached >= 0.85 * planned_tokens(data, **options)
+    else:
+        assert cached < 0.5 * planned_tokens(data, **options)
+
+
+def test_a_plan_is_what_a_question_then_costs(client: openai.OpenAI) -> None:
+    data = clip(12)
+    name = uploaded(client, data)
+    sets: list[dict[str, Any]] = [{}, {"keyframes_per_gop": 4}, {"frames": 8}]
+    plans = client.post("/videos/plan", cast_to=object, body={"file_id": name, "options": sets})["plans"]  # type: ignore[index]
+    for options, plan in zip(sets, plans, strict=True):
+        usage = ask(client, file_part(name, **options)).usage
+        account = usage.model_extra["video"]
+        assert {key: plan[key] for key in account if key in plan} == {
+            key: value for key, value in account.items() if key in plan
+        }
+        assert plan["tokens"] == account["i_tokens"] + account["p_tokens"]
+    (other,) = client.post("/videos/plan", cast_to=object, body={"url": data_uri(data)})["plans"]  # type: ignore[index]
+    assert other == plans[0]
+
+
 def test_another_keys_file_is_unknown_everywhere(server: Server, client: openai.OpenAI) -> None:
     name = uploaded(client, clip(3))
     second = client_of(server, SECOND)
