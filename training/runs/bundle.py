@@ -62,6 +62,7 @@ def card(report: dict[str, Any], facts: dict[str, Any], parameters: int) -> str:
             parameters=parameters,
             clips=facts["finetune"]["clips"],
             stages=stages,
+            chances=", ".join(f"{report['chance'][name]:.0f}" for name in ("motion", "appearance", "binding")),
             by_type=by_type(report),
             by_keyframes=by_keyframes(report),
             **figures,

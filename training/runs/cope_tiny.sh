@@ -41,7 +41,7 @@ finetune() {
   train finetune "$1" --model "$2" --data "$OUT/data" --keyframes 1,1,1,1,1,1,2,4 --questions 6 --part-lr vision=0 --lr 1e-3 \
     --steps "$3" --batch 16 --warmup "$(steps 100 2)" --dtype float16
 }
-STEPS=$(steps 2000 12)
+STEPS=$(steps 3000 12)
 finetune "$OUT/finetune" "$OUT/pretrain/model" "$STEPS"
 
 # What stage 1 is worth, at equal steps: NO_PRETRAIN=1 trains the comparison too, which doubles the time.
