@@ -1,4 +1,4 @@
-"""`cope-tiny`, the bundled model: trained by `training/runs/cope_tiny.sh`, put here by `scripts/bundle_tiny.py`."""
+"""`cope-tiny`, the bundled model: trained by `training/runs/cope_tiny.sh`, put here by `training/runs/bundle.py`."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_packed_answers_are_as_likely_as_the_reference_finds_them_one_by_one(
             )
             for question in clip.questions:
                 before, after = prompts.question(question.text)
-                for option in question.options:
+                for option in question.options or (question.answer,):
                     answer = prompts.answer(option)
                     embed = reference.model.model.language_model.embed_tokens
                     text = embed(torch.tensor(after + answer))

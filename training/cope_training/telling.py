@@ -13,6 +13,7 @@ from cope_training.scenes import DIRECTIONS, REFERENCE_PX, Leg, Scene, Thing
 
 _MIDDLE_PX, _MIDDLE_S = REFERENCE_PX / 2, 3.6
 _SLOW, _FAST = 10.0, 20.0  # reference pixels per second
+_NEVER = 1e8  # seconds; a thing that is never gone has more
 
 
 def what_is_there(scene: Scene) -> str:
@@ -37,9 +38,6 @@ def what_happens(scene: Scene) -> str:
         if change or not appearing
     ]
     return ", ".join(told)
-
-
-_NEVER = 1e8
 
 
 def _ordered(things: Sequence[Thing]) -> list[Thing]:

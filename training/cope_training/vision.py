@@ -104,9 +104,11 @@ class Labelling(nn.Module):
         """The loss, and how well the heads do.
 
         Returns:
-            Loss; `colour`, `shape` and `cell` are accuracies on patches that a thing covers, `held` is the share of
-            pictures whose colours are all told right, `off` how far things are from where the mean says, in halves of
-            the picture. World and things weigh the same, although the world covers nearly all patches.
+            Loss; `colour`, `shape`, `cell_x` and `cell_y` are accuracies on patches that a thing covers, `column` and
+            `row` on all; `held` is the share of pictures whose colours are all told right, `off` how far things are
+            from where the mean says, in halves of the picture; `whiteness` is the last term.
+
+        World and things weigh the same, although the world covers nearly all patches.
         """
         features = self.tower(normalize_keyframes(batch.pixels, torch.float32)).float()
         covered = batch.labels[..., 0] > 0
