@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from serving import Server, start, stop
 MODEL = "cope-tiny"
 QUESTION = text("What moves?")
 FIRST, SECOND = "key-of-the-first", "key-of-the-second"
+OPTIONS = ("--api-key", FIRST, SECOND, "--files-quota-mb", "3000", "--files-max-mb", "1000")
 # A GB in one file, of which the server may hold 64 MB at a time.
 LARGE_BYTES, MOST_GROWTH_BYTES = 10**9, 64_000_000
 
@@ -30,7 +32,7 @@ LARGE_BYTES, MOST_GROWTH_BYTES = 10**9, 64_000_000
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     require("ENGINE", find_spec("vllm") is not None, "vLLM is not installed (make setup)")
     folder = tmp_path_factory.mktemp("log")
-    running = start(folder, folder / "server.log", "--api-key", FIRST, SECOND, "--files-quota-mb", "3000")
+    running = start(folder, folder / "server.log", *OPTIONS)
     try:
         yield running
     finally:
@@ -246,7 +248,8 @@ def test_a_gigabyte_passes_through_little_memory(server: Server, client: openai.
     assert made.bytes == LARGE_BYTES
     assert most - start_bytes < MOST_GROWTH_BYTES
     assert ask(client, file_part(made.id)).usage.model_extra["video"]["seconds"] == 3
-    with pytest.raises(openai.APIStatusError) as caught, io.BytesIO(bytes(5 << 30)) as file:
+    with path.open("r+b") as file, pytest.raises(openai.APIStatusError) as caught:
+        file.truncate((1000 << 20) + (1 << 20))
         client.files.create(file=file, purpose="vision")
     assert (caught.value.status_code, caught.value.code) == (413, "file_too_large")
     client.files.delete(made.id)
@@ -280,18 +283,19 @@ def stored(server: Server) -> set[str]:
     return {path.name for path in (server.log.parent / "files" / "stored").iterdir()}
 
 
-def test_a_restart_loses_no_file(tmp_path: Path) -> None:
-    first = start(tmp_path, tmp_path / "server.log")
+def test_a_restart_loses_no_file(server: Server, client: openai.OpenAI) -> None:
+    """The last test: it kills the server that the others share, with all its processes, and starts another one."""
+    data = clip(12, seed=50)
+    name = uploaded(client, data)
+    want = ask(client, video(data_uri(data))).choices[0].message.content
+    os.killpg(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    again = start(server.folder, server.log, *OPTIONS)
     try:
-        name = first.client.files.create(file=("a.mp4", clip(12)), purpose="vision").id
-        want = ask(first.client, video(data_uri(clip(12)))).choices[0].message.content
-        first.process.kill()
-        first.process.wait()
-    finally:
-        stop(first)
-    again = start(tmp_path, tmp_path / "server.log")
-    try:
-        assert again.client.files.retrieve(name).filename == "a.mp4"
-        assert ask(again.client, file_part(name)).choices[0].message.content == want
+        client = client_of(again, FIRST)
+        assert client.files.retrieve(name).filename == "a.mp4"
+        assert ask(client, file_part(name)).choices[0].message.content == want
+        with pytest.raises(openai.NotFoundError):
+            client_of(again, SECOND).files.retrieve(name)
     finally:
         stop(again)
