@@ -198,8 +198,11 @@ def test_an_unreachable_url_is_a_422_without_internals(server: Server) -> None:
 def test_a_video_longer_than_the_context_is_refused(server: Server) -> None:
     data = clip(64, width=160, height=96, fps=5)
     error = refused(server, user(video(data, fps=5, keyframes_per_gop=8, mode="transcode"), QUESTION))
-    assert "16384" in error["message"]
     assert (error["param"], error["code"]) == ("messages[0].content[0].video_url", "context_exceeded")
+    assert "the model's context holds 16,384" in error["message"]
+    assert "keyframes_per_gop=1 would fit with 5,680" in error["message"]
+    account = ask(server, user(video(data, fps=5, mode="transcode"), QUESTION)).usage.model_extra["video"]
+    assert account["i_tokens"] + account["p_tokens"] == 5680
 
 
 def test_options_count_wherever_messages_go(server: Server) -> None:
