@@ -15,7 +15,7 @@ import httpx
 import openai
 import pytest
 
-START_TIMEOUT_S = 240
+START_TIMEOUT_S = float(os.environ.get("COPE_TEST_START_TIMEOUT_S", "240"))
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ def free_port() -> int:
 
 
 def start(folder: Path, log: Path, *words: str) -> Server:
-    """`cope serve` with the bundled model; waits until it is healthy."""
+    """`cope serve` with the bundled model; waits until it is healthy. It keeps uploads beside the log."""
     port = free_port()
-    command = [sys.executable, "-m", "cope_server.cli", "serve", "--host", "127.0.0.1", "--port", str(port), *words]
+    command = [sys.executable, "-m", "cope_server.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--files-dir", str(log.parent / "files"), *words]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     server = Server(f"http://127.0.0.1:{port}", folder, log, process)

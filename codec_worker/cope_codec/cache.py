@@ -46,22 +46,27 @@ class PrimitivesCache:
         with self._lock:
             return self._gops.get(key)
 
-    def put(self, gop: GopPrimitives) -> GopPrimitives:
+    def put(self, gop: GopPrimitives, space: str = "") -> GopPrimitives:
         """Keep a GOP and drop the least recently used ones until the bound holds.
+
+        Args:
+            gop: kept under its own key.
+            space: put before the key, for callers who must not find each other's.
 
         Returns:
             The GOP as it is kept, to go on with, so that what it was copied from can be freed.
         """
         if gop.nbytes > self.max_bytes:
             return gop
-        kept = self.peek(gop.key)
+        key = space + gop.key
+        kept = self.peek(key)
         if kept is not None:
             return kept
         gop = gop.owned()  # without the lock: 3 ms for a GOP of 6.6 MB
         with self._lock:
-            if gop.key in self._gops:
-                return self._gops[gop.key]
-            self._gops[gop.key] = gop
+            if key in self._gops:
+                return self._gops[key]
+            self._gops[key] = gop
             self.nbytes += gop.nbytes
             while self.nbytes > self.max_bytes:
                 _, dropped = self._gops.popitem(last=False)

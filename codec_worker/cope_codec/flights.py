@@ -39,19 +39,21 @@ class Flights:
         self.store = cache.shared if store is None else store
         self._flights: dict[str, _Flight] = {}
 
-    async def extract(self, video: PooledVideo, side: int) -> list[GopPrimitives]:
+    async def extract(self, video: PooledVideo, side: int, space: str = "") -> list[GopPrimitives]:
         """All GOPs of a video, decoding only those that neither the cache has nor anybody is decoding.
 
         Args:
             video: opened by an executor.
             side: S, side of the model's square input, pixels.
+            space: only GOPs that were extracted for the same space are found: a faster answer would tell who asks that
+                somebody else has sent the same video.
 
         Raises:
             CodecError: `undecodable_video`, `timeout`, `out_of_memory`, `worker_died`, `cancelled`.
             ValueError: `side` is not a positive multiple of 4.
         """
         check_side(side)
-        keys = [primitives_key(gop, side) for gop in video.plan.gops]
+        keys = [space + primitives_key(gop, side) for gop in video.plan.gops]
         found: dict[str, GopPrimitives] = {}
         flights: set[_Flight] = set()
         lacking: list[GopPlan] = []
@@ -68,7 +70,7 @@ class Flights:
             while groups or flights:
                 # As many of its own at a time as there are workers, and one: a long video must not fill the queue.
                 while groups and len(flights) <= video.executor.size:
-                    self._board(video, side, groups.popleft(), found, flights)
+                    self._board(video, side, space, groups.popleft(), found, flights)
                 for flight in flights:
                     flight.waiting.add(me)
                 if flights:
@@ -91,6 +93,7 @@ class Flights:
         self,
         video: PooledVideo,
         side: int,
+        space: str,
         gops: Sequence[GopPlan],
         found: dict[str, GopPrimitives],
         flights: set[_Flight],
@@ -98,7 +101,7 @@ class Flights:
         """Find GOPs that were lacking in the meantime, and start what is lacking still."""
         lacking = []
         for gop in gops:
-            key = primitives_key(gop, side)
+            key = space + primitives_key(gop, side)
             if key in self._flights:
                 flights.add(self._flights[key])
             elif (kept := self.store.peek(key)) is not None:
@@ -106,22 +109,23 @@ class Flights:
             else:
                 lacking.append(gop)
         if lacking:
-            flights.add(self._start(video, side, lacking))
+            flights.add(self._start(video, side, space, lacking))
 
-    def _start(self, video: PooledVideo, side: int, gops: Sequence[GopPlan]) -> _Flight:
-        flight = _Flight(
-            tuple(primitives_key(gop, side) for gop in gops), asyncio.ensure_future(self._decode(video, side, gops))
-        )
+    def _start(self, video: PooledVideo, side: int, space: str, gops: Sequence[GopPlan]) -> _Flight:
+        keys = tuple(space + primitives_key(gop, side) for gop in gops)
+        flight = _Flight(keys, asyncio.ensure_future(self._decode(video, side, space, gops)))
         self._flights.update(dict.fromkeys(flight.keys, flight))
         flight.task.add_done_callback(lambda task: self._landed(flight, task))
         return flight
 
-    async def _decode(self, video: PooledVideo, side: int, gops: Sequence[GopPlan]) -> dict[str, GopPrimitives]:
+    async def _decode(
+        self, video: PooledVideo, side: int, space: str, gops: Sequence[GopPlan]
+    ) -> dict[str, GopPrimitives]:
         found = await asyncio.wrap_future(video.executor.submit(video, side, gops))
-        return await asyncio.to_thread(self._kept, found)  # they are copied
+        return await asyncio.to_thread(self._kept, space, found)  # they are copied
 
-    def _kept(self, gops: Sequence[GopPrimitives]) -> dict[str, GopPrimitives]:
-        return {gop.key: gop if gop.undecoded else self.store.put(gop) for gop in gops}
+    def _kept(self, space: str, gops: Sequence[GopPrimitives]) -> dict[str, GopPrimitives]:
+        return {space + gop.key: gop if gop.undecoded else self.store.put(gop, space) for gop in gops}
 
     def _landed(self, flight: _Flight, task: asyncio.Task[dict[str, GopPrimitives]]) -> None:
         self._land(flight)

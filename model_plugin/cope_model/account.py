@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cope_codec.plan import VideoPlan
     from cope_model.presets import Geometry
 
@@ -30,6 +33,8 @@ class LoadedVideo:
         missing_slots: slots whose own frame could not be decoded.
         corrupt: the decoder reported damage.
         truncated: the file breaks off before its announced end.
+        started: when the fetch began, seconds of `time.perf_counter`; the extraction follows it without a gap.
+        cached: all of its primitives were in the cache: nothing was decoded for it.
     """
 
     plan: VideoPlan
@@ -39,6 +44,8 @@ class LoadedVideo:
     missing_slots: int = 0
     corrupt: bool = False
     truncated: bool = False
+    started: float = 0.0
+    cached: bool = False
 
 
 @dataclass(slots=True)
@@ -48,11 +55,14 @@ class RequestVideos:
     Attributes:
         geometry: tokens per slot of the model.
         context_tokens: length of the model's context.
+        uploaded: tells where the uploaded file with an id lies, or None if whoever makes the request has no such file;
+            it may block, and any thread may call it. None where there are no uploads.
         loaded: videos so far, in the order in which loading ended.
     """
 
     geometry: Geometry
     context_tokens: int
+    uploaded: Callable[[str], Path | None] | None = None
     loaded: list[LoadedVideo] = field(default_factory=list)
     _planned: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -65,19 +75,43 @@ class RequestVideos:
         """
         tokens = self.geometry.tokens(plan.i_frames, plan.p_frames)
         with self._lock:
+            before = self._planned
             self._planned += tokens
-            planned = self._planned
-        if planned >= self.context_tokens:
-            others = f" after {planned - tokens:,} of the videos before it" if planned > tokens else ""
+        if before + tokens >= self.context_tokens:
+            others = f" after {before:,} of the videos before it" if before else ""
             raise ContextExceededError(
-                f"the video takes {tokens:,} tokens ({plan.i_frames} keyframes, {plan.p_frames} delta slots){others}, "
-                f"the model's context holds {self.context_tokens}; ask for fewer keyframes_per_gop, fewer max_gops or "
-                "frames, a lower fps or a shorter clip"
+                f"the video takes {tokens:,} tokens ({plan.i_frames} keyframes, {plan.p_frames} delta slots in "
+                f"{len(plan.gops)} GOPs){others}, the model's context holds {self.context_tokens:,}; "
+                + self._advice(plan, self.context_tokens - before)
             )
+
+    def _advice(self, plan: VideoPlan, room: int) -> str:
+        """How the video would fit into fewer than `room` tokens."""
+        fits = fitting_gops(plan, self.geometry, room)
+        advice = []
+        if plan.mode == "dense":
+            frames = (room - 1) // self.geometry.i_tokens
+            advice += [f"frames={frames} would fit"] if frames > 0 else []
+        elif fits:
+            advice.append(f"{fits} of its GOPs fit: max_gops={fits}")
+        slots = plan.i_frames + plan.p_frames
+        least = self.geometry.tokens(len(plan.gops), slots - len(plan.gops))
+        if plan.mode != "dense" and plan.options.keyframes_per_gop > 1 and least < room:
+            advice.append(f"keyframes_per_gop=1 would fit with {least:,}")
+        advice.append(
+            "else ask for a lower fps or a shorter clip" if advice else "ask for a lower fps or a shorter clip"
+        )
+        return "; ".join(advice)
 
     def in_order(self) -> list[LoadedVideo]:
         """The videos as they stood in the request."""
         return in_order(self.loaded)
+
+
+def fitting_gops(plan: VideoPlan, geometry: Geometry, room: int) -> int:
+    """How many GOPs of a plan, from its first one, take fewer than `room` tokens."""
+    sums = itertools.accumulate(geometry.tokens(gop.i_frames, gop.p_frames) for gop in plan.gops)
+    return sum(total < room for total in sums)
 
 
 # Set before a request's media are loaded. vLLM loads them in tasks of their own, whose contexts are copies, so the

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import binascii
+import dataclasses
+import os
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.request import url2pathname
 
 import aiohttp
-import requests
 from PIL import UnidentifiedImageError
 from urllib3.exceptions import LocationParseError
 from urllib3.util import Url
-from vllm.connections import MediaDownloadSizeExceededError
+from vllm import envs
+from vllm.connections import HTTPConnection, MediaDownloadSizeExceededError
 from vllm.exceptions import VLLMUnprocessableEntityError, VLLMValidationError
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 from vllm.multimodal.media.base import MediaIO, MediaWithBytes
+from vllm.multimodal.media.image import ImageMediaIO
 from vllm.multimodal.media.video import VideoMediaIO
 
-from cope_model import account, loader
+from cope_model import account, fetching, isolation, loader
+from cope_model.addresses import AddressPolicy, RefusedUrlError
 from cope_model.extraction import in_charge
+
+if TYPE_CHECKING:
+    from cope_codec.options import VideoOptions
+    from cope_codec.plan import VideoPlan
+    from cope_model.loader import VideoGops
+
+FILE_ID = "file-"  # how the ids of uploaded files begin, which stand where others have a URL
 
 # url_options and media_errors bring cope_codec along, which most vLLM processes never need.
 
@@ -135,29 +148,169 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
 
     Every failure that a client can cause is a `MediaError` (400) or a `MediaFetchError` (422); each video that was
     loaded is noted in `account.current`.
+
+    Args:
+        media_io_kwargs: vLLM's.
+        connection: in place of the one that fetches from allowed addresses only.
+        allowed_local_media_path: vLLM's.
+        allowed_media_domains: vLLM's; holds for redirects, too.
+        policy: where to fetch from; None is what `COPE_ALLOW_PRIVATE_MEDIA` says.
     """
+
+    def __init__(
+        self,
+        media_io_kwargs: dict[str, dict[str, Any]] | None = None,
+        connection: HTTPConnection | None = None,
+        *,
+        allowed_local_media_path: str = "",
+        allowed_media_domains: list[str] | None = None,
+        policy: AddressPolicy | None = None,
+    ) -> None:
+        domains = tuple(allowed_media_domains or ())
+        self.policy = (
+            AddressPolicy.from_environment(domains) if policy is None else dataclasses.replace(policy, domains=domains)
+        )
+        super().__init__(
+            media_io_kwargs,
+            fetching.GuardedConnection(self.policy) if connection is None else connection,
+            allowed_local_media_path=allowed_local_media_path,
+            allowed_media_domains=allowed_media_domains,
+        )
+        # vLLM makes a connector per request; what it keeps of a URL's answer (`VLLM_MEDIA_CACHE`) is a cache as others.
+        self._salt = isolation.current.get()
 
     def load_from_url(self, url: str, media_io: MediaIO[Any], *, fetch_timeout: int | None = None) -> Any:
         """Load a part; see `CoPEConnector`."""
         plain, part = self._prepare(url, media_io)
         start = time.perf_counter()
         with _fetching(part):
-            media = super().load_from_url(plain, part, fetch_timeout=fetch_timeout)
+            if plain.startswith(FILE_ID):
+                media = _load_uploaded(plain, part)
+            else:
+                media = super().load_from_url(plain, part, fetch_timeout=fetch_timeout)
         _note(media, part, start)
         return media
 
     async def load_from_url_async(self, url: str, media_io: MediaIO[Any], *, fetch_timeout: int | None = None) -> Any:
         """Load a part without blocking the event loop; see `CoPEConnector`."""
         extraction = in_charge()
-        plain, part = self._prepare(url, media_io, elsewhere=extraction is not None)
         start = time.perf_counter()
-        with _fetching(part):
-            media = await super().load_from_url_async(plain, part, fetch_timeout=fetch_timeout)
-        if extraction is not None and isinstance(media, _Fetched):
-            with part.decoding():
-                media = MediaWithBytes(await loader.load_async(media.source, extraction, **part.inner.kwargs), b"")
+        async with self._fetched(url, media_io, fetch_timeout, elsewhere=extraction is not None) as (media, part):
+            if extraction is not None and isinstance(media, _Fetched):
+                with part.decoding():
+                    media = MediaWithBytes(await loader.load_async(media.source, extraction, **part.inner.kwargs), b"")
+        salt = isolation.current.get()
+        if salt is not None and isinstance(media, MediaWithBytes) and not part.is_video:
+            media.io_config = {**(media.io_config or {}), "salt": salt}  # goes into vLLM's hash of an image
         _note(media, part, start)
         return media
+
+    async def plan_async(self, url: str, part: str, sets: Sequence[tuple[str, VideoOptions]]) -> list[VideoPlan]:
+        """What a video would become, fetched once; no frame is decoded. Codec workers must be in charge.
+
+        Args:
+            url: the video's; it carries no options.
+            part: what errors of the fetch blame.
+            sets: of options, each with the name that errors blame; they win over the server's own.
+
+        Raises:
+            MediaError, MediaFetchError: the video or an option cannot be used.
+        """
+        from cope_codec.errors import CodecError
+        from cope_model.media_errors import MediaError, from_codec
+        from cope_model.url_options import attach
+
+        extraction = in_charge()
+        assert extraction is not None
+        media_io = self._video_io()
+        plans = []
+        async with self._fetched(attach(url, {}, part), media_io, envs.VLLM_VIDEO_FETCH_TIMEOUT, elsewhere=True) as (
+            media,
+            reader,
+        ):
+            for name, chosen in sets:
+                try:
+                    with reader.decoding():
+                        wanted = loader.merged(chosen, _without(media_io.kwargs, "side", "options", "check"))
+                        video = await extraction.executor.open_async(media.source, wanted)
+                except MediaError as error:
+                    cause = error.__cause__
+                    if isinstance(cause, CodecError) and cause.param is not None:
+                        raise from_codec(cause, name) from None
+                    raise
+                plans.append(video.plan)
+        return plans
+
+    async def load_video_async(self, url: str) -> VideoGops:
+        """Load a video by our loader, as a chat would; see `load_from_url_async`."""
+        media = await self.load_from_url_async(url, self._video_io(), fetch_timeout=envs.VLLM_VIDEO_FETCH_TIMEOUT)
+        loaded: VideoGops = media.media[0]
+        return loaded
+
+    def _video_io(self) -> VideoMediaIO:
+        return VideoMediaIO(
+            ImageMediaIO(), **{**self.media_io_kwargs.get("video", {}), "video_backend": loader.BACKEND}
+        )
+
+    @asynccontextmanager
+    async def _fetched(
+        self, url: str, media_io: MediaIO[Any], timeout_s: float | None, *, elsewhere: bool
+    ) -> AsyncIterator[tuple[Any, _Part]]:
+        """What a URL leads to, for as long as the block lasts: a video that others will open is a `_Fetched`."""
+        plain, part = self._prepare(url, media_io, elsewhere=elsewhere)
+        with ExitStack() as until_loaded:
+            with _fetching(part):
+                if plain.startswith(FILE_ID):
+                    media = await asyncio.to_thread(_load_uploaded, plain, part)
+                elif part.elsewhere and plain[:5].lower() in ("http:", "https") and self._media_cache_dir is None:
+                    media = await self._download(plain, part, timeout_s, until_loaded)
+                else:
+                    media = await super().load_from_url_async(plain, part, fetch_timeout=timeout_s)
+            yield media, part
+
+    async def _download(self, url: str, part: _Part, timeout_s: float | None, keep: ExitStack) -> _Fetched:
+        """Fetch a video to disk: memory does not grow with it, nor with how many are fetched at a time.
+
+        The file has no name, so nothing is left behind, however this process ends.
+        """
+        from cope_model.media_errors import MediaError
+
+        # Pieces go to the page cache, which takes microseconds; a thread for each would take longer.
+        file = keep.enter_context(tempfile.TemporaryFile())
+
+        def write(piece: bytes) -> None:
+            try:
+                file.write(piece)
+            except OSError as error:
+                raise RuntimeError("there is no room to keep what is fetched") from error  # not the URL's fault
+
+        def restart() -> None:
+            file.seek(0)
+            file.truncate()
+
+        await fetching.fetch(
+            url,
+            write,
+            self.policy,
+            restart=restart,
+            timeout_s=timeout_s,
+            max_bytes=part.get_max_bytes(),
+            redirects=fetching.redirects_followed(),
+        )
+        file.flush()
+        if not os.fstat(file.fileno()).st_size:
+            raise MediaError("empty_media", "the part holds no bytes", parameter=part.part)
+        return _Fetched(Path(f"/proc/self/fd/{file.fileno()}"))
+
+    def _assert_url_in_allowed_media_domains(self, url_spec: Url) -> None:
+        """vLLM's check; `fetching` repeats it for each redirect."""
+        if self.allowed_media_domains and url_spec.hostname not in self.allowed_media_domains:
+            raise RefusedUrlError("the URL's host is not among the domains that this server fetches from")
+
+    def _media_cache_path(self, url: str) -> Path:
+        """Where vLLM keeps an answer: each API key has its own."""
+        path: Path = super()._media_cache_path(f"{self._salt}@{url}" if self._salt else url)
+        return path
 
     def _prepare(self, url: str, media_io: MediaIO[Any], *, elsewhere: bool = False) -> tuple[str, _Part]:
         """Take the options off the URL and give them to the video loader."""
@@ -189,10 +342,30 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         allowed = self.allowed_local_media_path
         if allowed is None:
             raise MediaError("file_not_allowed", "this server does not read local files", parameter=part)
-        path = Path(url2pathname((url_spec.netloc or "") + (url_spec.path or ""))).resolve()
-        if allowed not in path.parents:
+        try:
+            path = Path(url2pathname((url_spec.netloc or "") + (url_spec.path or ""))).resolve()
+        except (OSError, RuntimeError, ValueError):  # a ring of links, a name that is too long, a zero byte
+            path = None
+        if path is None or allowed not in path.parents:
             raise MediaError("file_not_allowed", "the file lies outside the folder that is served", parameter=part)
         return media_io.load_file(path)
+
+
+def _load_uploaded(name: str, part: _Part) -> Any:
+    """Read an uploaded file in place. The URL is its id and no path: the request knows which files are its own."""
+    from cope_model.media_errors import MediaError
+
+    request = account.current.get()
+    path = request.uploaded(name) if request is not None and request.uploaded is not None else None
+    if path is None:
+        raise MediaError("unknown_file", "there is no file with this id", parameter=part.part)
+    if not part.is_video:
+        raise MediaError("invalid_media", "the file is a video, not an image", parameter=part.part)
+    return part.load_file(path)
+
+
+def _without(kwargs: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name not in names}
 
 
 @contextmanager
@@ -215,21 +388,21 @@ def _fetch_error(error: Exception, part: str) -> Exception:
     """The part's error for what a fetch raised, or what was raised if no client can cause it."""
     from cope_model.media_errors import MediaError, MediaFetchError
 
+    if isinstance(error, VLLMUnprocessableEntityError) and error.__cause__ is not None:
+        error = error.__cause__  # vLLM's word for some of what its connection raises
+    if isinstance(error, RefusedUrlError):
+        return MediaError("url_not_allowed", str(error), parameter=part)
+    if isinstance(error, MediaDownloadSizeExceededError):
+        return MediaFetchError(str(error), parameter=part, code="media_too_large")
     if isinstance(error, aiohttp.ClientResponseError):
         return MediaFetchError(f"the URL answered with HTTP status {error.status}", parameter=part)
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return MediaFetchError(f"the URL answered with HTTP status {error.response.status_code}", parameter=part)
-    if isinstance(error, VLLMUnprocessableEntityError):
-        if isinstance(error.__cause__, MediaDownloadSizeExceededError):
-            return MediaFetchError(_words(error), parameter=part, code="media_too_large")
-        if isinstance(error.__cause__, ValueError):
-            return MediaError("invalid_url", "the URL is malformed", parameter=part)
-        return MediaFetchError(_words(error), parameter=part)
-    if isinstance(error, aiohttp.InvalidURL | requests.exceptions.InvalidURL | LocationParseError | UnicodeError):
+    if isinstance(error, fetching.TooManyRedirectsError):
+        return MediaFetchError(str(error), parameter=part)
+    if isinstance(error, aiohttp.InvalidURL | LocationParseError | UnicodeError):
         return MediaError("invalid_url", "the URL is malformed", parameter=part)
-    if isinstance(error, TimeoutError | requests.Timeout):
+    if isinstance(error, TimeoutError):
         return MediaFetchError("fetching the URL took too long", parameter=part)
-    if isinstance(error, aiohttp.ClientError | requests.RequestException | OSError):
+    if isinstance(error, aiohttp.ClientError | OSError):
         return MediaFetchError("the URL cannot be reached", parameter=part)
     if isinstance(error, NotImplementedError):
         return MediaError("invalid_data_uri", "only base64 data URIs are served", parameter=part)
@@ -239,8 +412,9 @@ def _fetch_error(error: Exception, part: str) -> Exception:
 
 
 def _words(error: Exception) -> str:
-    """vLLM's own words about a URL, without the URL."""
-    return str(error.args[0]).partition(" Input URL domain")[0] if error.args else "the URL cannot be used"
+    """vLLM's own words about a URL that is none of http, data and file, or yarl's silence about a malformed one."""
+    words = str(error.args[0]) if error.args else ""
+    return words if words.startswith(("The URL must", "Invalid data URL")) else "the URL is malformed"
 
 
 def _note(media: Any, part: _Part, start: float) -> None:
@@ -259,5 +433,7 @@ def _note(media: Any, part: _Part, start: float) -> None:
                 missing_slots=sum(gop.missing for gop in gops),
                 corrupt=any(gop.corrupt for gop in gops),
                 truncated=content.video.truncated,
+                started=start,
+                cached=content.cached,
             )
         )

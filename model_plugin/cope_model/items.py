@@ -31,11 +31,18 @@ class GopItems(ModalityDataItems[Sequence[Item], Item]):  # type: ignore[misc]
     Args:
         data: the items.
         seconds: length of the whole video that an item is of, or None where nobody said; None is all of them.
+        salts: whose caches an item may be found in; None is everybody's, and None for all is everybody's for all.
     """
 
-    def __init__(self, data: Sequence[Item], seconds: Sequence[float | None] | None = None) -> None:
+    def __init__(
+        self,
+        data: Sequence[Item],
+        seconds: Sequence[float | None] | None = None,
+        salts: Sequence[str | None] | None = None,
+    ) -> None:
         super().__init__(data, "video")
         self.seconds: Sequence[float | None] = [None] * len(data) if seconds is None else seconds
+        self.salts: Sequence[str | None] = [None] * len(data) if salts is None else salts
 
     def get_count(self) -> int:
         """How many items."""
@@ -81,7 +88,8 @@ class GopDataParser(MultiModalDataParser):  # type: ignore[misc]
         if not isinstance(data, list) or _is_gops(data):
             data = [data]
         parsed = [self._parse_video(video) for video in data]
-        return GopItems([item for item, _ in parsed], [seconds for _, seconds in parsed])
+        salts = [_salt(video) for video in data]
+        return GopItems([item for item, _ in parsed], [seconds for _, seconds in parsed], salts)
 
     def _parse_video(self, video: Any) -> tuple[Item, float | None]:
         """A video's GOPs, and its length in seconds if it is more than bare primitives."""
@@ -92,10 +100,7 @@ class GopDataParser(MultiModalDataParser):  # type: ignore[misc]
         seconds = None
         if video is None:
             return None, None
-        if isinstance(video, MediaWithBytes):
-            video = video.media
-        if isinstance(video, tuple) and len(video) == 2 and isinstance(video[1], Mapping):
-            video = video[0]  # the loader's metadata
+        video = _unwrapped(video)
         try:
             if isinstance(video, bytes | str | Path):
                 video = loader.load(video)
@@ -156,6 +161,21 @@ def split_gop(gop: GopPrimitives, geometry: Geometry, most_tokens: int) -> list[
             )
         )
     return pieces
+
+
+def _unwrapped(video: Any) -> Any:
+    """What the loader returned, without what vLLM puts around it."""
+    if isinstance(video, MediaWithBytes):
+        video = video.media
+    if isinstance(video, tuple) and len(video) == 2 and isinstance(video[1], Mapping):
+        video = video[0]  # the loader's metadata
+    return video
+
+
+def _salt(video: Any) -> str | None:
+    """Whose caches a video may be found in."""
+    loaded = _unwrapped(video)
+    return loaded.salt if isinstance(loaded, loader.VideoGops) else None
 
 
 def _is_gops(value: object) -> TypeGuard[Sequence[GopPrimitives]]:

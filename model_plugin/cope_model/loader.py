@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.multimodal.video import VIDEO_LOADER_REGISTRY, VideoLoader
 
+from cope_model import isolation
+
 # cope_codec is imported where it is used: this module is loaded in every vLLM process, also in the workers.
 if TYPE_CHECKING:
     from cope_codec import Video
@@ -30,11 +32,15 @@ class VideoGops:
         video: the indexed video; its plan knows every token.
         gops: its primitives, or None if the loader was not told the model's side; the parser extracts them then.
         extract_s: seconds spent so far on indexing and extraction.
+        salt: whose caches it may be found in (`isolation`); None is everybody's.
+        cached: an executor's workers had nothing to decode: the cache had every GOP.
     """
 
     video: Video
     gops: tuple[GopPrimitives, ...] | None
     extract_s: float
+    salt: str | None = None
+    cached: bool = False
 
     @property
     def plan(self) -> VideoPlan:
@@ -122,12 +128,18 @@ async def load_async(
         CodecError: the video or an option cannot be used, or the workers could not do it (`queue_full`, `timeout`,
             `out_of_memory`, `worker_died`, `cancelled`).
     """
+    from cope_codec.extract import primitives_key
+
     start = time.perf_counter()
-    video = await extraction.executor.open_async(source, _merged(options, defaults))
+    video = await extraction.executor.open_async(source, merged(options, defaults))
     if check is not None:
         check(video.plan)
-    gops = await extraction.flights.extract(video, extraction.side if side is None else side)
-    loaded = VideoGops(video, tuple(gops), time.perf_counter() - start)
+    salt = isolation.current.get()
+    side = extraction.side if side is None else side
+    store = extraction.flights.store
+    cached = all(store.peek((salt or "") + primitives_key(gop, side)) is not None for gop in video.plan.gops)
+    gops = await extraction.flights.extract(video, side, salt or "")
+    loaded = VideoGops(video, tuple(gops), time.perf_counter() - start, salt, cached)
     return loaded, _metadata(loaded)
 
 
@@ -177,12 +189,20 @@ def load_source(
     **defaults: Any,
 ) -> tuple[VideoGops, dict[str, Any]]:
     """`CoPEVideoLoader.load_bytes` for paths too."""
-    loaded = load(source, side=side, options=_merged(options, defaults), check=check)
+    loaded = load(source, side=side, options=merged(options, defaults), check=check)
     return loaded, _metadata(loaded)
 
 
-def _merged(options: VideoOptions | Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> VideoOptions:
-    """The server's options, and those of the request before them."""
+def merged(options: VideoOptions | Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> VideoOptions:
+    """The server's options, and those of the request before them.
+
+    Args:
+        options: of the request.
+        defaults: the server's, by name; those that contradict the request's give way.
+
+    Raises:
+        CodecError: `invalid_option`.
+    """
     from cope_codec.options import VideoOptions
 
     if isinstance(options, VideoOptions) and not defaults:

@@ -11,10 +11,12 @@ from cope_codec.errors import CodecError, CodecErrorCode
 
 MediaErrorCode = Literal[
     "invalid_url",
+    "url_not_allowed",
     "invalid_data_uri",
     "empty_media",
     "file_not_allowed",
     "file_not_found",
+    "unknown_file",
     "invalid_media",
     "invalid_part",
     "context_exceeded",
@@ -24,15 +26,17 @@ FetchErrorCode = Literal[
     "media_too_large",
 ]
 MEANINGS: Mapping[MediaErrorCode | FetchErrorCode, str] = {
-    "invalid_url": "no URL at all, a scheme that is not served, a host that is not allowed",
+    "invalid_url": "no URL at all, or a scheme that is not served",
+    "url_not_allowed": "a host or address that this server does not fetch from, at once or after a redirect",
     "invalid_data_uri": "not base64, or without a comma",
     "empty_media": "no bytes",
     "file_not_allowed": "`file://` without an allowed folder, or outside of it",
     "file_not_found": "`file://` to something that cannot be read",
-    "invalid_media": "the bytes are no image",
+    "unknown_file": "no uploaded file has this id: it never was, has expired, or is another API key's",
+    "invalid_media": "the bytes are no image, or an uploaded video was given as one",
     "invalid_part": "a message part without what it should hold",
     "context_exceeded": "the videos of a request take more tokens than the model's context holds",
-    "unreachable_url": "nobody answers, or not in time, or with an error status",
+    "unreachable_url": "nobody answers, or not in time, or with an error status, or with too many redirects",
     "media_too_large": "more than `VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB`",
 }
 

@@ -30,6 +30,7 @@ from vllm.multimodal.processing import (
 )
 from vllm.multimodal.processing.inputs import ProcessorInputs
 
+from cope_model import isolation
 from cope_model.config import CoPEConfig
 from cope_model.images import to_square
 from cope_model.items import GopDataParser, GopItems, Item
@@ -146,6 +147,8 @@ class CoPEMultiModalProcessor(BaseMultiModalProcessor[CoPEProcessingInfo]):  # t
                     f"contain {config.placeholders[modality]}",
                     parameter="messages",
                 )
+        if isolation.required():
+            inputs = _without_strange_names(inputs)
         if isinstance(inputs.mm_data_items.get("video"), GopItems):
             inputs = self._split(inputs, config)
         return super().apply(inputs, timing_ctx)
@@ -157,7 +160,7 @@ class CoPEMultiModalProcessor(BaseMultiModalProcessor[CoPEProcessingInfo]):  # t
         parsed: GopItems = inputs.mm_data_items["video"]
         videos: Sequence[Item] = parsed.data
         given = (inputs.mm_uuid_items or {}).get("video") or [None] * len(videos)
-        known = [self._know(*video) for video in zip(given, videos, parsed.seconds, strict=True)]
+        known = [self._know(*video) for video in zip(given, videos, parsed.seconds, parsed.salts, strict=True)]
         per_video = [video.ids for video in known]
         marked: Sequence[int] = inputs.prompt
         if config.add_time_instruction:
@@ -178,27 +181,27 @@ class CoPEMultiModalProcessor(BaseMultiModalProcessor[CoPEProcessingInfo]):  # t
         uuids["video"] = [gop_id for ids in per_video for gop_id in ids]
         return dataclasses.replace(inputs, prompt=prompt, mm_data_items=items, mm_uuid_items=uuids)
 
-    def _know(self, uuid: str | None, video: Item, seconds: float | None) -> _Known:
+    def _know(self, uuid: str | None, video: Item, seconds: float | None, salt: str | None) -> _Known:
         """Describe a video, or remember one that the client names by its uuid.
 
-        An id per GOP: the video's uuid and the GOP's own key, or None, which means vLLM's hash of the key. The key
-        belongs to it, because a video can grow, and because a uuid that somebody else has used for another video must
-        not bring that video back.
+        An id per GOP: the video's salt or uuid and the GOP's own key, or None, which means vLLM's hash of the key. The
+        key belongs to it, because a video can grow, and because a uuid that somebody else has used for another video
+        must not bring that video back.
         """
         if video is None:
             if uuid is None:
                 return _Known((), "")
             if uuid not in self._known:
-                raise VLLMValidationError(
-                    f"no video with uuid {uuid!r} has been sent to this server; send it along", parameter="uuid"
-                )
+                raise _unknown("video", uuid)
         else:
             times = [float(time) for gop in video for time in gop.timestamps_s]
             # Bare primitives do not tell how long the last frame is shown.
             instruction = time_instruction(times[-1] if seconds is None else seconds, times)
+            space = uuid if salt is None else salt
+            described = _Known(tuple(None if space is None else f"{space}/{gop.key}" for gop in video), instruction)
             if uuid is None:
-                return _Known((None,) * len(video), instruction)
-            self._known[uuid] = _Known(tuple(f"{uuid}/{gop.key}" for gop in video), instruction)
+                return described
+            self._known[uuid] = described
             while len(self._known) > _KNOWN_UUIDS:
                 self._known.popitem(last=False)
         self._known.move_to_end(uuid)
@@ -251,6 +254,35 @@ class CoPEMultiModalProcessor(BaseMultiModalProcessor[CoPEProcessingInfo]):  # t
             ),
             PromptReplacement(modality="video", target=[config.video_token_id], replacement=gop_placeholders),
         ]
+
+
+def _without_strange_names(inputs: ProcessorInputs) -> ProcessorInputs:
+    """Take away uuids that are not known to be of one API key alone: vLLM would hash them instead of the content.
+
+    The chat route puts the key's salt before a uuid; other routes of vLLM's hand on what a client wrote.
+
+    Raises:
+        VLLMValidationError: something is named by such a uuid and not sent along.
+    """
+    uuids: dict[str, Any] = {}
+    for modality, names in (inputs.mm_uuid_items or {}).items():
+        items = inputs.mm_data_items.get(modality)
+        sent = list(items.get_all_items_for_hash()) if items is not None else []
+        uuids[modality] = []
+        for index, name in enumerate(names):
+            own = name is None or isolation.is_separate(name)
+            if not own and (index >= len(sent) or sent[index] is None):
+                raise _unknown(modality, name)
+            uuids[modality].append(name if own else None)
+    return dataclasses.replace(inputs, mm_uuid_items=uuids)
+
+
+def _unknown(modality: str, uuid: str) -> VLLMValidationError:
+    """Nothing of this name has been sent, or by others."""
+    name = uuid.partition("/")[2] if isolation.is_separate(uuid) else uuid
+    return VLLMValidationError(
+        f"no {modality} with uuid {name!r} has been sent to this server; send it along", parameter="uuid"
+    )
 
 
 def _most_tokens(geometry: Geometry) -> int:

@@ -1,29 +1,32 @@
-"""vLLM's chat routes, with video options in front of its handlers and the token account behind them."""
+"""vLLM's chat routes, with video options in front of its handlers, the account and the times behind them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cope_model import account
+from cope_server import clocks
 from cope_server.account import video_account
-from cope_server.clocks import clock_of
 from cope_server.errors import ending_clearly
+from cope_server.files.routes import uploads_of
 from cope_server.parts import PartError, translate_messages
+from cope_server.stages import RequestClock, timings
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
     from starlette.responses import Response
 
-    from cope_codec import VideoPlan
-
 _USAGE = b'"usage":{'
+_NO_CHOICES = b'"choices":[]'  # the last chunk of a stream
+_CLIENT_CLOSED_REQUEST = 499  # nginx's, for logs
 
 
 def make_router() -> APIRouter:
     """Routes that take messages. vLLM is imported here and not above: the module is loaded to list plugins, too."""
-    from fastapi import APIRouter, Depends, Request
+    from fastapi import APIRouter, Depends, Request, Response
     from pydantic import BeforeValidator
     from vllm.entrypoints.openai.chat_completion import api_router as chat
     from vllm.entrypoints.openai.chat_completion.protocol import BatchChatCompletionRequest, ChatCompletionRequest
@@ -36,15 +39,17 @@ def make_router() -> APIRouter:
 
     async def answer(request: Any, raw_request: Any) -> Any:
         videos = _begin(raw_request)
-        with ending_clearly():
-            response = await chat.create_chat_completion(request, raw_request)
-        loaded = videos.in_order()
-        clock = clock_of(raw_request.scope)
-        if clock is not None:
-            clock.input = _kind(request, [video.plan for video in loaded])
-        if loaded and response.status_code == 200:
-            return _with_account(response, video_account(loaded, videos.geometry))
-        return response
+        clock = clocks.clock_of(raw_request.scope)
+        clocks.current.set(clock)
+        try:
+            with ending_clearly():
+                response = await chat.create_chat_completion(request, raw_request)
+        finally:
+            if clock is not None:
+                _note(clock, request, videos)
+        if response is None:  # the client has left; nobody will read this
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        return response if clock is None or response.status_code != 200 else _with_account(response, clock)
 
     def hand_over(handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         async def handed_over(request: Any, raw_request: Any) -> Any:
@@ -81,47 +86,50 @@ def _translate(data: Any) -> Any:
 def _begin(raw_request: Any) -> account.RequestVideos:
     """Start the account of a request: the connector checks and notes its videos there."""
     state = raw_request.app.state
-    videos = account.RequestVideos(state.cope_geometry, state.cope_context_tokens)
+    videos = account.RequestVideos(state.cope_geometry, state.cope_context_tokens, uploads_of(raw_request))
     account.current.set(videos)
     return videos
 
 
-def _kind(request: Any, plans: Sequence[VideoPlan]) -> str:
-    """Label of the request's latency: what the model had to read."""
-    if plans:
-        return "dense" if all(plan.mode == "dense" for plan in plans) else "codec"
-    for message in request.messages:
-        content = message.get("content") if isinstance(message, dict) else None
-        if isinstance(content, list) and any(isinstance(part, dict) and "image_url" in part for part in content):
-            return "image"
-    return "text"
+def _note(clock: RequestClock, request: Any, videos: account.RequestVideos) -> None:
+    """What the request carried, as far as it was loaded, and what it is called."""
+    loaded = videos.in_order()
+    clock.saw(loaded, _media(request))
+    if loaded:
+        clock.account = video_account(loaded, videos.geometry)
+    clock.request_id = f"chatcmpl-{clock.request_id or request.request_id}"  # as vLLM makes it
 
 
-def _with_account(response: Response, video: dict[str, Any]) -> Response:
-    """Add `usage.video` to an answer, or to the usage chunks of a stream."""
-    from starlette.responses import JSONResponse, StreamingResponse
+def _media(request: Any) -> set[str]:
+    """Kinds of the media parts of a request."""
+    contents = [message.get("content") if isinstance(message, dict) else None for message in request.messages]
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
+    return {kind for kind in ("video", "image") for part in parts if f"{kind}_url" in part}
+
+
+def _with_account(response: Response, clock: RequestClock) -> Response:
+    """Add `usage.video` and `usage.timings` to an answer, or to the usage chunk of a stream."""
+    from starlette.responses import StreamingResponse
 
     if isinstance(response, StreamingResponse):
-        response.body_iterator = _stream(response.body_iterator, lambda chunk: add_to_event(chunk, video))
+        response.body_iterator = _stream(response.body_iterator, clock)
         return response
-    body = json.loads(bytes(response.body))
-    if isinstance(body.get("usage"), dict):
-        body["usage"]["video"] = video
-    headers = {name: value for name, value in response.headers.items() if name != "content-length"}
-    return JSONResponse(body, status_code=response.status_code, headers=headers)
+    response.body = add_to_usage(bytes(response.body), clock)
+    response.headers["content-length"] = str(len(response.body))
+    return response
 
 
-async def _stream(chunks: AsyncIterable[Any], change: Callable[[bytes], bytes]) -> AsyncIterator[bytes]:
+async def _stream(chunks: AsyncIterable[Any], clock: RequestClock) -> AsyncIterator[bytes]:
     async for chunk in chunks:
         raw = chunk.encode() if isinstance(chunk, str) else bytes(chunk)
-        yield change(raw) if _USAGE in raw else raw
+        yield add_to_usage(raw, clock) if _NO_CHOICES in raw else raw
 
 
-def add_to_event(event: bytes, video: dict[str, Any]) -> bytes:
-    """Add `usage.video` to a server-sent event that has a usage block; other events pass unchanged."""
-    if not event.startswith(b"data: {"):
-        return event
-    body = json.loads(event[len(b"data: ") :])
-    if isinstance(body.get("usage"), dict):
-        body["usage"]["video"] = video
-    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
+def add_to_usage(body: bytes, clock: RequestClock) -> bytes:
+    """Add `video` and `timings` to the usage block of an answer's JSON; one without a usage block passes unchanged.
+
+    The JSON is not parsed: an answer may be long, and within its strings the quotes of such a key would be escaped.
+    """
+    more = {"video": clock.account} if clock.account else {}
+    words = json.dumps({**more, "timings": timings(clock, time.perf_counter())}, separators=(",", ":"))
+    return body.replace(_USAGE, _USAGE + words.encode()[1:-1] + b",", 1)

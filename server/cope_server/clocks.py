@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cope_server.metrics import E2E_LATENCY, TIME_TO_FIRST_TOKEN
+from cope_server import metrics, request_log, tracing
+from cope_server.stages import RequestClock, stage_times
 
 CHAT_PATH = "/v1/chat/completions"
 _CLOCK = "cope_clock"
 
-
-@dataclass(slots=True)
-class RequestClock:
-    """Times of one request, seconds of `time.perf_counter`.
-
-    Attributes:
-        started: the server took up the request; its body may still be on the way.
-        first_token: the first chunk with content was sent; None before that and for answers in one piece.
-        input: what the request carried: text, image, codec or dense.
-    """
-
-    started: float
-    first_token: float | None = None
-    input: str = "text"
+# The clock of the request that is being answered: the engine has no other way to it.
+current: ContextVar[RequestClock | None] = ContextVar("cope_clock", default=None)
 
 
 def clock_of(scope: Scope) -> RequestClock | None:
@@ -36,7 +25,7 @@ def clock_of(scope: Scope) -> RequestClock | None:
 
 
 class ClockMiddleware:
-    """Observes TTFT and end-to-end latency of chat requests, where the bytes leave the server.
+    """Observes the times of chat requests where the bytes leave the server; logs and traces them if asked to.
 
     A pure ASGI middleware: it is called when the request's headers have arrived, before its body (a video in a data
     URI takes a while) is read or parsed.
@@ -51,13 +40,23 @@ class ClockMiddleware:
             await self.app(scope, receive, send)
             return
         clock = RequestClock(time.perf_counter())
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        clock.request_id = None if given is None else given.decode("latin-1")
         scope.setdefault("state", {})[_CLOCK] = clock
+        trace = tracing.begin(scope)
         ok = streaming = False
+
+        async def observed_receive() -> Message:
+            message = await receive()
+            if clock.received is None and message["type"] == "http.request" and not message.get("more_body", False):
+                clock.received = time.perf_counter()
+            return message
 
         async def observed_send(message: Message) -> None:
             nonlocal ok, streaming
             if message["type"] == "http.response.start":
-                ok = message["status"] == 200
+                clock.status = message["status"]
+                ok = clock.status == 200
                 streaming = any(
                     name.lower() == b"content-type" and value.startswith(b"text/event-stream")
                     for name, value in message["headers"]
@@ -66,12 +65,44 @@ class ClockMiddleware:
                 now = time.perf_counter()
                 if streaming and clock.first_token is None and has_content(message.get("body", b"")):
                     clock.first_token = now
-                    TIME_TO_FIRST_TOKEN.labels(clock.input).observe(now - clock.started)
+                    _observe_first_token(clock)
                 if not message.get("more_body", False):
-                    E2E_LATENCY.labels(clock.input).observe(now - clock.started)
+                    clock.ended = now
+                    _observe_end(clock)
             await send(message)
 
-        await self.app(scope, receive, observed_send)
+        try:
+            await self.app(scope, observed_receive, observed_send)
+        finally:
+            request_log.write(clock)
+            if trace is not None:
+                tracing.end(trace, clock)
+
+
+def _observe_first_token(clock: RequestClock) -> None:
+    ttft = clock.ttft_s
+    assert ttft is not None
+    metrics.TIME_TO_FIRST_TOKEN.labels(clock.input or "text", clock.cache).observe(ttft)
+    _observe_stages(clock)
+
+
+def _observe_end(clock: RequestClock) -> None:
+    assert clock.ended is not None
+    metrics.E2E_LATENCY.labels(clock.input or "text", clock.cache).observe(clock.ended - clock.started)
+    if clock.first_token is None and clock.first is not None:
+        _observe_stages(clock)
+    if clock.account:
+        video = {"i": clock.account["i_tokens"], "p": clock.account["p_tokens"]}
+        for kind, count in video.items():
+            metrics.VIDEO_TOKENS.labels(kind).inc(count)
+        if clock.prompt_tokens is not None:
+            metrics.VIDEO_TOKENS.labels("text").inc(max(clock.prompt_tokens - sum(video.values()), 0))
+
+
+def _observe_stages(clock: RequestClock) -> None:
+    for stage, seconds in stage_times(clock).items():
+        if seconds is not None and (clock.videos or stage not in ("fetch", "extract")):
+            metrics.STAGE_SECONDS.labels(stage).observe(max(seconds, 0.0))
 
 
 def has_content(body: bytes) -> bool:

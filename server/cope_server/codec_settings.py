@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,20 +56,7 @@ class CodecSettings:
         Raises:
             ValueError: a value is no number, or out of range; the message names the variable.
         """
-        values: dict[str, float | str] = {}
-        for name, kind, lowest in _KINDS:
-            variable = _PREFIX + name.upper()
-            text = environment.get(variable, "").strip()
-            if not text:
-                continue
-            try:
-                value = kind(text)
-            except ValueError:
-                what = "a whole number" if kind is int else "a number"
-                raise ValueError(f"{variable} must be {what}, not {text!r}") from None
-            if not lowest <= value < float("inf"):
-                raise ValueError(f"{variable} must be at least {lowest:g}, not {text}")
-            values[name] = value
+        values: dict[str, float | str] = {**read_numbers(_PREFIX, _KINDS, environment)}
         for name, choices in _CHOICES.items():
             variable = _PREFIX + name.upper()
             choice = environment.get(variable, "").strip()
@@ -120,6 +107,36 @@ class CodecSettings:
             wall_s=self.timeout_s,
             memory_bytes=self.memory_mb << 20,
         )
+
+
+def read_numbers(
+    prefix: str, kinds: Sequence[tuple[str, type[int] | type[float], float]], environment: Mapping[str, str]
+) -> dict[str, float]:
+    """The numbers among the settings that the environment holds.
+
+    Args:
+        prefix: of the variables.
+        kinds: name, type and lowest value of each.
+        environment: where to look.
+
+    Raises:
+        ValueError: a value is no number, or out of range; the message names the variable.
+    """
+    values: dict[str, float] = {}
+    for name, kind, lowest in kinds:
+        variable = prefix + name.upper()
+        text = environment.get(variable, "").strip()
+        if not text:
+            continue
+        try:
+            value = kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise ValueError(f"{variable} must be {what}, not {text!r}") from None
+        if not lowest <= value < float("inf"):
+            raise ValueError(f"{variable} must be at least {lowest:g}, not {text}")
+        values[name] = value
+    return values
 
 
 # option: (name, type, lowest value)

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,19 +24,28 @@ class CoPEEndpoint:
 
     def attach_router(self, app: FastAPI) -> None:
         """Add the routes; the engine does not exist yet."""
+        from cope_server.access import guard
         from cope_server.chat import make_router
         from cope_server.clocks import ClockMiddleware
         from cope_server.codec_metrics import RefreshMiddleware
         from cope_server.errors import add_error_handlers
+        from cope_server.files.routes import router as files
+        from cope_server.plans import router as plans
 
         app.add_middleware(ClockMiddleware)
         app.add_middleware(RefreshMiddleware)
+        guard(app)
         add_error_handlers(app)
         app.include_router(make_router())
+        app.include_router(files)
+        app.include_router(plans)
         app.router.lifespan_context = _closing_workers(app.router.lifespan_context)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Keep what the routes need, and warm up before the first client can connect."""
+        from cope_server import tracing
+        from cope_server.access import salt_engine
+        from cope_server.engine_clock import ClockedEngine
         from cope_server.warmup import warm_up
 
         geometry = getattr(engine_client.model_config.hf_config, "geometry", None)
@@ -43,9 +53,28 @@ class CoPEEndpoint:
             raise ValueError("the cope endpoint plugin serves cope_videolm and LLaVA-Video models only")
         state.cope_geometry = geometry
         state.cope_context_tokens = engine_client.model_config.max_model_len
+        state.cope_connector = partial(_make_connector, engine_client.model_config)
+        salt_engine(engine_client)
+        await _open_files(state, args)
         await _start_workers(state, geometry.side, getattr(args, "api_server_count", None) or 1)
         if os.environ.get("COPE_WARMUP", "1") != "0":
             await warm_up(state)
+        state.openai_serving_chat.engine_client = ClockedEngine(engine_client)
+        if getattr(args, "otlp_traces_endpoint", None):
+            tracing.switch_on()
+
+
+def _make_connector(model_config: Any) -> Any:
+    """A connector as vLLM makes one for each request."""
+    from vllm import envs
+    from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
+
+    return MEDIA_CONNECTOR_REGISTRY.load(
+        envs.VLLM_MEDIA_CONNECTOR,
+        media_io_kwargs=model_config.get_multimodal_config().media_io_kwargs,
+        allowed_local_media_path=model_config.allowed_local_media_path,
+        allowed_media_domains=model_config.allowed_media_domains,
+    )
 
 
 async def _start_workers(state: State, side: int, api_servers: int) -> None:
@@ -64,6 +93,20 @@ async def _start_workers(state: State, side: int, api_servers: int) -> None:
     state.cope_codec_metrics.start()
 
 
+async def _open_files(state: State, args: Namespace) -> None:
+    """Open the store of uploaded files, and keep it swept."""
+    from vllm import envs
+
+    from cope_server.file_settings import FileSettings
+    from cope_server.files.prefetch import Prefetches
+    from cope_server.files.sweeping import keep_swept
+
+    state.cope_keyed = any(args.api_key or [envs.VLLM_API_KEY])  # vLLM's own keys; ours have names (`access`)
+    state.cope_files = await asyncio.to_thread(FileSettings.from_environment().open_store)
+    state.cope_prefetches = Prefetches(state.cope_files, at_once=2)
+    state.cope_files_sweeping = asyncio.create_task(keep_swept(state.cope_files))
+
+
 def _closing_workers(lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """vLLM's lifespan of the app, at whose end the codec workers end too: plugins have no hook for it."""
 
@@ -75,10 +118,15 @@ def _closing_workers(lifespan: Callable[[Any], Any]) -> Callable[[Any], Any]:
             try:
                 yield state
             finally:
+                if hasattr(app.state, "cope_prefetches"):
+                    await app.state.cope_prefetches.close()
                 extraction.uninstall()
                 if hasattr(app.state, "cope_codec_executor"):
                     app.state.cope_codec_metrics.stop()
                     await asyncio.to_thread(app.state.cope_codec_executor.close)
+                if hasattr(app.state, "cope_files_sweeping"):
+                    app.state.cope_files_sweeping.cancel()
+                    await asyncio.to_thread(app.state.cope_files.close)
 
     return closing
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, get_args
 
+from cope_server.metrics import REJECTED
+
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
@@ -15,13 +17,25 @@ if TYPE_CHECKING:
 _STATUS: dict[str, HTTPStatus] = {
     "video_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "media_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "invalid_api_key": HTTPStatus.UNAUTHORIZED,
     "timeout": HTTPStatus.UNPROCESSABLE_ENTITY,
     "out_of_memory": HTTPStatus.UNPROCESSABLE_ENTITY,
     "worker_died": HTTPStatus.UNPROCESSABLE_ENTITY,
     "queue_full": HTTPStatus.TOO_MANY_REQUESTS,
     "cancelled": HTTPStatus.SERVICE_UNAVAILABLE,  # the server is shutting down
+    "unknown_file": HTTPStatus.NOT_FOUND,
+    "file_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "quota_exceeded": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "storage_full": HTTPStatus.INSUFFICIENT_STORAGE,
 }
-_TYPES = {HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error", HTTPStatus.SERVICE_UNAVAILABLE: "service_unavailable"}
+# Refusals that no part is at fault for.
+REQUEST_MEANINGS = {"invalid_api_key": "no API key, or one that is not known here"}
+_TYPES = {
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "service_unavailable",
+    HTTPStatus.INSUFFICIENT_STORAGE: "server_error",
+}
+_TO_BE_TRIED_AGAIN = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _RETRY_AFTER_S = 1
 
 
@@ -47,28 +61,32 @@ def ending_clearly() -> Iterator[None]:
 def add_error_handlers(app: FastAPI) -> None:
     """Answer media errors with their own code; vLLM's handler would put the HTTP status there.
 
-    The codes are those of `cope_model.media_errors` and `cope_codec.errors`.
+    The codes are those of `cope_model.media_errors`, `cope_codec.errors` and `cope_server.files.errors`.
     """
     from starlette.requests import Request
     from starlette.responses import JSONResponse
 
     from cope_model.media_errors import MediaError, MediaFetchError
+    from cope_server.files.errors import FileError
 
     async def media_error(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, MediaError | MediaFetchError)
+        assert isinstance(error, MediaError | MediaFetchError | FileError)
         status = http_status(error.code)
         kind = _TYPES.get(status, "invalid_request_error")
-        headers = {"Retry-After": str(_RETRY_AFTER_S)} if status in _TYPES else None
+        headers = {"Retry-After": str(_RETRY_AFTER_S)} if status in _TO_BE_TRIED_AGAIN else None
+        REJECTED.labels(error.code).inc()
         return JSONResponse(error_body(str(error), error.parameter, error.code, kind), status, headers)
 
     async def shutting_down(_: Request, error: Exception) -> JSONResponse:
         status = HTTPStatus.SERVICE_UNAVAILABLE
         headers = {"Retry-After": str(_RETRY_AFTER_S)}
+        REJECTED.labels("cancelled").inc()
         return JSONResponse(error_body(str(error), None, "cancelled", _TYPES[status]), status, headers)
 
     # Starlette takes the handler of the most special class, so these come before vLLM's for its base classes.
     app.add_exception_handler(MediaError, media_error)
     app.add_exception_handler(MediaFetchError, media_error)
+    app.add_exception_handler(FileError, media_error)
     app.add_exception_handler(ShuttingDownError, shutting_down)
 
 

@@ -7,7 +7,11 @@ from typing import Any, Literal
 
 from cope_codec.errors import CodecError
 from cope_codec.options import VideoOptions
+from cope_model import isolation
 from cope_model.url_options import attach, detach
+from cope_server.files.store import is_id
+
+PartErrorCode = Literal["invalid_part", "invalid_option", "unknown_file"]
 
 
 class PartError(ValueError):
@@ -15,12 +19,12 @@ class PartError(ValueError):
 
     Attributes:
         param: its path in the request.
-        code: `invalid_part` or `invalid_option`.
+        code: `invalid_part`, `invalid_option` or `unknown_file`.
     """
 
-    def __init__(self, code: Literal["invalid_part", "invalid_option"], message: str, param: str) -> None:
+    def __init__(self, code: PartErrorCode, message: str, param: str) -> None:
         super().__init__(message)
-        self.code: Literal["invalid_part", "invalid_option"] = code
+        self.code: PartErrorCode = code
         self.param = param
 
 
@@ -28,7 +32,8 @@ def translate_messages(body: Mapping[str, Any]) -> dict[str, Any]:
     """Move the options and the place of every media part into its URL, where the connector finds them.
 
     `{"type": "video_url", "video_url": {"url": U, "fps": 2}}` keeps its shape; vLLM only hands on the URL, so the
-    options and the part's own path travel in its fragment.
+    options and the part's own path travel in its fragment. `{"type": "file", "file": {"file_id": F, "fps": 2}}` becomes
+    a video whose URL is the id of the file.
 
     Args:
         body: the JSON body of a request with `messages` (for batches, a list of them); not modified.
@@ -57,11 +62,29 @@ def _message(message: Any, path: str) -> Any:
 def _part(part: Any, path: str) -> Any:
     if not isinstance(part, Mapping):
         return part
+    if isinstance(part.get("uuid"), str):
+        part = {**part, "uuid": isolation.name_for(part["uuid"])}
     # vLLM also takes parts without a type; what they hold tells.
-    for kind in ("video_url", "image_url"):
+    for kind in ("video_url", "image_url", "file"):
         if part.get("type", kind) == kind and (kind in part or "type" in part):
-            return _media_part(part, kind, f"{path}.{kind}")
+            found = f"{path}.{kind}"
+            return _file_part(part, found) if kind == "file" else _media_part(part, kind, found)
     return part
+
+
+def _file_part(part: Mapping[str, Any], path: str) -> Any:
+    file = part.get("file")
+    if not isinstance(file, Mapping) or not isinstance(file.get("file_id"), str):
+        raise PartError("invalid_part", "a file part needs a file_id", f"{path}.file_id")
+    if not is_id(file["file_id"]):
+        raise PartError("unknown_file", "there is no file with this id", path)
+    values = {name: value for name, value in file.items() if name != "file_id"}
+    try:
+        url = attach(file["file_id"], VideoOptions.from_mapping(values).to_mapping(), path)
+    except CodecError as error:
+        raise PartError("invalid_option", str(error), f"{path}.{error.param}") from error
+    rest = {name: value for name, value in part.items() if name != "file"}
+    return {**rest, "type": "video_url", "video_url": {"url": url}}
 
 
 def _media_part(part: Mapping[str, Any], kind: str, path: str) -> Any:

@@ -55,6 +55,25 @@ async def until(what: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
+def test_spaces_do_not_find_each_others_gops_neither_kept_nor_on_their_way(pool: CountingPool) -> None:
+    async def main() -> None:
+        flights = Flights(PrimitivesCache())
+        video = await pool.open_async(clip(12), OPTIONS)
+        together = await asyncio.gather(*(flights.extract(video, SIDE, space) for space in ("a", "b", "a")))
+        assert all(ours is theirs for ours, theirs in zip(together[0], together[2], strict=True))
+        for ours, theirs in zip(together[0], together[1], strict=True):
+            assert ours is not theirs
+            assert (ours.key, ours.residual.tobytes()) == (theirs.key, theirs.residual.tobytes())
+        assert (flights.store.hits, flights.store.misses, len(flights.store)) == (0, 6, 6)
+        await flights.extract(video, SIDE, "b")
+        assert (flights.store.hits, flights.store.misses) == (3, 6)
+        await flights.extract(video, SIDE)
+        assert (flights.store.hits, flights.store.misses) == (3, 9)
+        assert not flights._flights
+
+    run(main())
+
+
 def test_a_second_request_extracts_nothing(pool: CountingPool) -> None:
     async def main() -> None:
         flights = Flights(PrimitivesCache())

@@ -21,6 +21,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("media")
     log = tmp_path_factory.mktemp("log") / "server.log"
     words = ("--max-num-batched-tokens", "256", "--max-model-len", "16384", "--allowed-local-media-path", str(folder))
+    words += ("--allow-private-media", "127.0.0.1")  # where the web server of `files` is
     running = start(folder, log, *words)
     try:
         yield running

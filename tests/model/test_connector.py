@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import os
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -14,13 +16,13 @@ from typing import Any, ClassVar
 import pytest
 from clips import clip
 from PIL import Image
-from vllm.connections import HTTPConnection
 from vllm.exceptions import VLLMUnprocessableEntityError, VLLMValidationError
 from vllm.multimodal.media.image import ImageMediaIO
 from vllm.multimodal.media.video import VideoMediaIO
 
 from cope_codec.options import VideoOptions
 from cope_model import account, loader
+from cope_model.addresses import AddressPolicy
 from cope_model.connector import CoPEConnector
 from cope_model.media_errors import MediaError, MediaFetchError
 from cope_model.presets import PRESETS
@@ -30,8 +32,8 @@ PART = "messages[0].content[1].video_url"
 
 
 def make_connector(**kwargs: Any) -> CoPEConnector:
-    # vLLM's shared connection keeps a client of the first event loop that used it; each test has loops of its own.
-    return CoPEConnector(connection=HTTPConnection(reuse_client=False), **kwargs)
+    """A connector to which this machine's own web servers are open."""
+    return CoPEConnector(policy=AddressPolicy.parse(["127.0.0.0/8"]), **kwargs)
 
 
 def video_io(**kwargs: Any) -> VideoMediaIO:
@@ -52,7 +54,7 @@ def load(url: str, connector: CoPEConnector | None = None, **kwargs: Any) -> loa
 
 
 async def _load(connector: CoPEConnector, url: str, media_io: Any) -> Any:
-    return await connector.load_from_url_async(url, media_io, fetch_timeout=2)
+    return await connector.load_from_url_async(url, media_io, fetch_timeout=20)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -73,6 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[str]:
+    clip(3)  # made here, not within the time limit of whoever asks first
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -131,11 +134,51 @@ def test_local_files_are_read_in_place(tmp_path: Path, monkeypatch: pytest.Monke
     assert video.plan.options.fps == 2
 
 
+def in_request(uploaded: Any, url: str, media_io: Any) -> Any:
+    """Load a URL within a request that has these uploads, in both ways."""
+
+    async def asked() -> Any:
+        account.current.set(account.RequestVideos(PRESETS["tiny"].geometry, 4096, uploaded))
+        media = await _load(make_connector(), url, media_io)
+        assert make_connector().load_from_url(url, media_io).media is not None
+        return media
+
+    return asyncio.run(asked())
+
+
+def test_an_uploaded_file_is_read_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "upload"
+    path.write_bytes(clip(3))
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("read into memory"))
+    asked: list[str] = []
+
+    def uploaded(name: str) -> Path:
+        asked.append(name)
+        return path
+
+    video, _ = in_request(uploaded, attach("file-abc", {"fps": 2}, PART), video_io()).media
+    assert video.video.source == path
+    assert video.plan.options.fps == 2
+    assert set(asked) == {"file-abc"}
+    with pytest.raises(MediaError, match="not an image") as caught:
+        in_request(uploaded, attach("file-abc", {}, PART), ImageMediaIO())
+    assert (caught.value.code, caught.value.parameter) == ("invalid_media", PART)
+
+
+def test_a_file_that_is_not_the_requests_own_is_unknown() -> None:
+    url = attach("file-abc", {}, PART)
+    assert (failure(url).code, failure(url).parameter) == ("unknown_file", PART)  # no request, no uploads
+    for uploaded in (None, lambda _: None):
+        with pytest.raises(MediaError, match="no file with this id") as caught:
+            in_request(uploaded, url, video_io())
+        assert (caught.value.code, caught.value.parameter) == ("unknown_file", PART)
+
+
 def failure(url: str, connector: CoPEConnector | None = None, media_io: Any = None) -> MediaError | MediaFetchError:
     """The failure of a URL, which must be the same without and with an event loop."""
     chosen = connector or make_connector()
     with pytest.raises((MediaError, MediaFetchError)) as sync:
-        chosen.load_from_url(url, media_io or video_io(), fetch_timeout=2)
+        chosen.load_from_url(url, media_io or video_io(), fetch_timeout=20)
     with pytest.raises((MediaError, MediaFetchError)) as caught:
         asyncio.run(_load(chosen, url, media_io or video_io()))
     error = caught.value
@@ -207,7 +250,7 @@ def test_a_closed_port_is_422() -> None:
 
 
 def test_a_download_that_is_too_large_is_422_with_its_own_code(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vllm.connections._get_media_download_limit_bytes", lambda: 1000)
+    monkeypatch.setattr("cope_model.fetching.size_limit", lambda max_bytes: 1000)
     error = failure(attach(f"{host}/a.mp4", {}, PART))
     assert isinstance(error, VLLMUnprocessableEntityError)
     assert (error.code, error.parameter) == ("media_too_large", PART)
@@ -219,8 +262,8 @@ def test_an_empty_answer_is_400(host: str) -> None:
 
 def test_hosts_that_are_not_allowed_are_400(host: str) -> None:
     error = failure(attach(f"{host}/a.mp4", {}, PART), make_connector(allowed_media_domains=["example.com"]))
-    assert (error.code, error.parameter) == ("invalid_url", PART)
-    assert "allowed domains" in str(error)
+    assert (error.code, error.parameter) == ("url_not_allowed", PART)
+    assert "domains" in str(error) and "127" not in str(error)
 
 
 def test_files_outside_the_folder_are_400_and_the_folder_stays_secret(tmp_path: Path) -> None:
@@ -243,6 +286,60 @@ def test_files_outside_the_folder_are_400_and_the_folder_stays_secret(tmp_path: 
         assert isinstance(error, VLLMValidationError)
         assert (error.code, error.parameter) == (code, PART), url
         assert "served-folder" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/../secret.mp4", "/%2e%2e/secret.mp4", "/..%2fsecret.mp4", "/%2e%2e%2fsecret.mp4", "/sub/../../secret.mp4"),
+        *(
+            "/sub/%2E%2E/%2E%2E/secret.mp4",
+            "//../secret.mp4",
+            "/./../secret.mp4",
+            "/%00",
+            "/secret.mp4%00.mp4",
+            "/ring",
+        ),
+        *("/out/secret.mp4", "/sub/far", "-beside/secret.mp4", "", "/", "/.", "/sub/..", "/" + "n" * 5000, "/chain"),
+    ],
+)
+def test_no_spelling_leads_out_of_the_folder(tmp_path: Path, path: str) -> None:
+    served, beside = tmp_path / "cellar", tmp_path / "cellar-beside"
+    for folder in (served, served / "sub", beside):
+        folder.mkdir()
+    for place in (tmp_path, beside):
+        (place / "secret.mp4").write_bytes(clip(3))
+    (served / "out").symlink_to(tmp_path)
+    (served / "sub" / "far").symlink_to("../../secret.mp4")
+    (served / "chain").symlink_to("sub/far")
+    (served / "ring").symlink_to("ring")
+    connector = make_connector(allowed_local_media_path=str(served))
+    error = failure(attach(f"file://{served}{path}", {}, PART), connector)
+    assert error.code in ("file_not_allowed", "file_not_found")
+    assert "cellar" not in str(error) and "secret" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "path", ["/film.mp4", "/sub/../film.mp4", "/%66ilm.mp4", "/link", "/sub/film.mp4", "/%2566.mp4"]
+)
+def test_what_stays_within_the_folder_is_read(tmp_path: Path, path: str) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "film.mp4").write_bytes(clip(3))
+    (tmp_path / "%66.mp4").write_bytes(clip(3))  # decoded once and not twice
+    (tmp_path / "link").symlink_to("film.mp4")
+    (tmp_path / "sub" / "film.mp4").symlink_to("../film.mp4")
+    connector = make_connector(allowed_local_media_path=str(tmp_path))
+    assert len(load(attach(f"file://{tmp_path}{path}", {}, PART), connector).plan.gops) == 1
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    error = failure(
+        attach(f"file://{tmp_path}/{kind}", {}, PART), make_connector(allowed_local_media_path=str(tmp_path))
+    )
+    assert error.code in ("empty_media", "file_not_found")
 
 
 def test_images_pass_and_bad_ones_are_400() -> None:
@@ -274,10 +371,13 @@ def test_videos_are_noted_for_the_request_that_asked(host: str) -> None:
         await asyncio.gather(*(asyncio.create_task(_load(connector, url, video_io())) for url in reversed(urls)))
         return videos
 
+    begun = time.perf_counter()
     videos = asyncio.run(request()).in_order()
+    ended = time.perf_counter()
     assert [video.plan.i_frames for video in videos] == [1, 2, 3]
     assert [video.part for video in videos] == [f"messages[0].content[{i}].video_url" for i in range(3)]
     assert all(video.fetch_s > 0 and video.extract_s > 0 for video in videos)
+    assert all(begun <= video.started <= video.started + video.fetch_s + video.extract_s <= ended for video in videos)
     assert account.current.get() is None
 
 

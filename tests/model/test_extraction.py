@@ -78,6 +78,11 @@ def test_the_workers_give_what_the_process_itself_gives(installed: extraction.Ex
     assert (installed.flights.store.hits, installed.flights.store.misses) == (3, 3)
 
 
+def test_a_video_that_the_cache_has_is_told_from_one_that_is_decoded(installed: extraction.Extraction) -> None:
+    loaded = [asyncio.run(load(attach(data_uri(clip(12)), {"gop_slots": slots}, PART))) for slots in (4, 4, 8)]
+    assert [video.cached for video in loaded] == [False, True, False]
+
+
 def test_errors_name_the_part(installed: extraction.Extraction) -> None:
     for name, data in broken_clips().items():
         with pytest.raises(MediaError) as caught:

@@ -10,7 +10,8 @@ import cope_codec
 from cope_model.account import LoadedVideo
 from cope_model.presets import PRESETS
 from cope_server.account import plan_account, video_account
-from cope_server.chat import add_to_event
+from cope_server.chat import add_to_usage
+from cope_server.stages import RequestClock
 
 
 @pytest.mark.parametrize(("keyframes", "tokens"), [(1, 2240), (2, 3840), (4, 7040)])
@@ -39,10 +40,24 @@ def test_what_is_not_whole_is_told() -> None:
     assert (account["missing_slots"], account["corrupt"], account["truncated"]) == (0, False, True)
 
 
-def test_usage_chunks_gain_the_account_and_others_pass() -> None:
+@pytest.fixture
+def clock() -> RequestClock:
+    return RequestClock(started=0.0, received=1.0, account={"gops": 2})
+
+
+def test_the_usage_block_gains_account_and_times(clock: RequestClock) -> None:
     event = b'data: {"choices":[],"usage":{"prompt_tokens":9}}\n\n'
-    changed = add_to_event(event, {"gops": 2})
-    assert json.loads(changed[6:]) == {"choices": [], "usage": {"prompt_tokens": 9, "video": {"gops": 2}}}
-    assert changed.endswith(b"\n\n")
-    for other in (b"data: [DONE]\n\n", b": ping\n\n", b'data: {"choices":[],"usage":null}\n\n'):
-        assert add_to_event(other, {"gops": 2}).replace(b" ", b"") == other.replace(b" ", b"")
+    changed = add_to_usage(event, clock)
+    assert changed.endswith(b"}\n\n")
+    usage = json.loads(changed[6:])["usage"]
+    assert (usage["prompt_tokens"], usage["video"]) == (9, {"gops": 2})
+    assert (usage["timings"]["receive"], usage["timings"]["fetch"]) == (1.0, None)
+    assert usage["timings"]["e2e"] > 0
+    clock.account = {}
+    assert "video" not in json.loads(add_to_usage(event, clock)[6:])["usage"]
+
+
+def test_what_has_no_usage_block_passes(clock: RequestClock) -> None:
+    said = json.dumps({"choices": [{"message": {"content": 'the key "usage":{"a":1}'}}], "usage": None})
+    for other in (b"data: [DONE]\n\n", b": ping\n\n", b'data: {"choices":[],"usage":null}\n\n', said.encode()):
+        assert add_to_usage(other, clock) == other

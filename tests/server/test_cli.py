@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import clip
+from rich.console import Console
 
 from cope_codec import bench, samples
 from cope_server.cli import main
+from cope_server.commands.ask import stage_chart
 
 
 @pytest.fixture
@@ -200,3 +202,13 @@ def test_bench_delta_reports_parameters_and_ratios(capsys: pytest.CaptureFixture
     assert "different vision encoders" in capsys.readouterr().err
     assert main(["bench", "delta", "--batch", "0"]) == 2
     assert "batch must be at least 1, not 0" in capsys.readouterr().err
+
+
+def test_stages_are_drawn_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
+    timings = {"receive": 0.0004, "fetch": None, "extract": 0.1, "prefill": 0.1, "ttft": 0.2004, "e2e": 1.0}
+    Console(width=80, no_color=True).print(stage_chart(timings))
+    receive, extract, prefill = (line.rstrip() for line in capsys.readouterr().out.splitlines())
+    assert receive.split() == ["receive", "0.4", "ms"]
+    assert (extract.split()[:3], prefill.split()[:3]) == (["extract", "100.0", "ms"], ["prefill", "100.0", "ms"])
+    assert extract.count("█") == pytest.approx(20, abs=1) == prefill.count("█")
+    assert extract.rindex("█") < prefill.index("█")

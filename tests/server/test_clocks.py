@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from prometheus_client import REGISTRY
 from starlette.types import Message, Receive, Scope, Send
 
 from cope_server.clocks import ClockMiddleware, clock_of, has_content
+from cope_server.stages import STAGES, RequestClock
 
 ROLE = b'data: {"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
 WORD = b'data: {"choices":[{"delta":{"content":"Left"},"finish_reason":null}]}\n\n'
@@ -34,19 +38,36 @@ def test_content_is_told_from_the_rest_of_a_stream(body: bytes, expected: bool) 
     assert has_content(body) is expected
 
 
-def count(metric: str, kind: str) -> float:
-    return REGISTRY.get_sample_value(f"{metric}_count", {"input": kind}) or 0.0
+def count(metric: str, kind: str, cache: str = "none") -> float:
+    return REGISTRY.get_sample_value(f"{metric}_count", {"input": kind, "cache": cache}) or 0.0
 
 
-def total(metric: str, kind: str) -> float:
-    return REGISTRY.get_sample_value(f"{metric}_sum", {"input": kind}) or 0.0
+def total(metric: str, kind: str, cache: str = "none") -> float:
+    return REGISTRY.get_sample_value(f"{metric}_sum", {"input": kind, "cache": cache}) or 0.0
+
+
+def stages(suffix: str) -> dict[str, float]:
+    return {
+        stage: REGISTRY.get_sample_value(f"cope_stage_seconds_{suffix}", {"stage": stage}) or 0.0 for stage in STAGES
+    }
+
+
+def tokens() -> dict[str, float]:
+    return {kind: REGISTRY.get_sample_value("cope_video_tokens_total", {"kind": kind}) or 0.0 for kind in "ip"} | {
+        "text": REGISTRY.get_sample_value("cope_video_tokens_total", {"kind": "text"}) or 0.0
+    }
 
 
 TTFT, E2EL = "cope_time_to_first_token_seconds", "cope_e2e_latency_seconds"
 
 
 def serve(
-    chunks: list[bytes], *, status: int = 200, kind: str = "codec", path: str = "/v1/chat/completions"
+    chunks: list[bytes],
+    *,
+    status: int = 200,
+    kind: str = "codec",
+    path: str = "/v1/chat/completions",
+    note: Callable[[RequestClock], None] = lambda clock: None,
 ) -> list[Message]:
     """One request through the middleware; the body takes 30 ms to arrive and each chunk 20 ms to make."""
     streaming = len(chunks) > 1
@@ -56,6 +77,8 @@ def serve(
         clock = clock_of(scope)
         if clock is not None:
             clock.input = kind
+            clock.handed_over = time.perf_counter()
+            note(clock)
         content_type = b"text/event-stream; charset=utf-8" if streaming else b"application/json"
         await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", content_type)]})
         for number, chunk in enumerate(chunks):
@@ -97,3 +120,41 @@ def test_errors_and_other_routes_are_not_observed() -> None:
     serve([b"{}"], status=400, kind="dense")
     serve([ROLE, WORD], kind="dense", path="/v1/models")
     assert (count(TTFT, "dense"), count(E2EL, "dense")) == before
+
+
+def as_video(clock: RequestClock) -> None:
+    clock.saw(
+        [SimpleNamespace(plan=SimpleNamespace(mode="native"), started=0, fetch_s=0, extract_s=0, cached=True)],
+        {"video"},
+    )  # type: ignore[list-item]
+    clock.account = {"i_tokens": 100, "p_tokens": 20}
+    clock.prompt_tokens = 150
+
+
+def test_stages_add_up_to_ttft_and_tokens_are_counted() -> None:
+    before = stages("sum"), stages("count"), total(TTFT, "codec", "warm"), tokens()
+    serve([ROLE, WORD, DONE], note=as_video)
+    spent = {stage: seconds - before[0][stage] for stage, seconds in stages("sum").items()}
+    assert sum(spent.values()) == pytest.approx(total(TTFT, "codec", "warm") - before[2], abs=1e-6)
+    assert spent["receive"] >= 0.03 and spent["prefill"] >= 0.04
+    counted = {stage: number - before[1][stage] for stage, number in stages("count").items()}
+    assert counted == dict.fromkeys(STAGES, 1.0) | {"queue": 0.0}  # the engine told nothing
+    assert {kind: number - before[3][kind] for kind, number in tokens().items()} == {"i": 100, "p": 20, "text": 30}
+
+
+def test_requests_without_video_have_no_fetch_and_extract() -> None:
+    before = stages("count")
+    serve([ROLE, WORD, DONE], kind="text")
+    counted = {stage: number - before[stage] for stage, number in stages("count").items()}
+    assert counted == dict.fromkeys(STAGES, 1.0) | {"queue": 0.0, "fetch": 0.0, "extract": 0.0}
+
+
+def test_an_answer_in_one_piece_has_stages_if_the_first_token_is_known() -> None:
+    def known(clock: RequestClock) -> None:
+        clock.first_output = clock.handed_over
+
+    before = stages("count")["prefill"]
+    serve([b"{}"])
+    assert stages("count")["prefill"] == before
+    serve([b"{}"], note=known)
+    assert stages("count")["prefill"] == before + 1

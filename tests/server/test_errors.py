@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from prometheus_client import REGISTRY
 from requirements import require
 
 from cope_codec import CODES, CodecError, errors
@@ -39,6 +40,10 @@ def client() -> TestClient:
     return TestClient(app, raise_server_exceptions=False)
 
 
+def refusals(code: str) -> float:
+    return REGISTRY.get_sample_value("cope_rejected_total", {"code": code}) or 0.0
+
+
 @pytest.mark.parametrize(
     ("code", "status", "param"),
     [
@@ -52,8 +57,10 @@ def client() -> TestClient:
     ],
 )
 def test_refusals_have_openais_shape_and_their_own_code(client: TestClient, code: str, status: int, param: str) -> None:
+    before = refusals(code)
     answer = client.get(f"/{code}")
     assert answer.status_code == status
+    assert refusals(code) == before + 1
     error = answer.json()["error"]
     assert (error["code"], error["param"], error["type"]) == (code, param, "invalid_request_error")
     assert error["message"] in ("no good", "nobody answers")
@@ -93,7 +100,9 @@ def test_a_request_in_flight_when_the_server_ends_may_be_tried_again(client: Tes
         pass
     with pytest.raises(RuntimeError) as caught:
         threads.submit(int)
+    before = refusals("cancelled")
     answer = client.get(f"/raises/{caught.value}")
+    assert refusals("cancelled") == before + 1
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     message = "the server is shutting down"
     want = {"message": message, "type": "service_unavailable", "param": None, "code": "cancelled"}

@@ -19,6 +19,13 @@ def video(**values: Any) -> dict[str, Any]:
     return {"type": "video_url", "video_url": {"url": "https://host/a.mp4", **values}}
 
 
+def file(**values: Any) -> dict[str, Any]:
+    return {"type": "file", "file": values}
+
+
+ID = "file-" + "x1_-" * 8
+
+
 def test_options_and_the_parts_place_ride_on_the_url() -> None:
     text = {"type": "text", "text": "What moves?"}
     translated = translate_messages(body(text, video(fps=2, end_s=9)))
@@ -46,9 +53,36 @@ def test_a_bare_url_and_a_part_without_type_are_videos_too() -> None:
         assert detach(user["content"][0]["video_url"]["url"])[0] == "https://host/a.mp4"
 
 
+def test_a_file_becomes_a_video_whose_url_is_its_id() -> None:
+    for part in (file(file_id=ID, fps=2), {"file": {"file_id": ID, "fps": 2}}):
+        (_, user) = translate_messages(body({**part, "uuid": "mine"}))["messages"]
+        (translated,) = user["content"]
+        assert (translated["type"], translated["uuid"], set(translated)) == (
+            "video_url",
+            "mine",
+            {"type", "uuid", "video_url"},
+        )
+        url, options, place = detach(translated["video_url"]["url"])
+        assert (url, options.to_mapping(), place) == (ID, {"fps": 2.0}, "messages[1].content[0].file")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a", "file-", "/etc/passwd", "file-../../x", f"{ID}x", f"{ID}#cope:fps=2", "file:///a"]
+)
+def test_what_cannot_be_the_id_of_a_file_is_an_unknown_file(name: str) -> None:
+    with pytest.raises(PartError) as caught:
+        translate_messages(body(file(file_id=name)))
+    assert (caught.value.code, caught.value.param) == ("unknown_file", "messages[1].content[0].file")
+
+
 @pytest.mark.parametrize(
     ("part", "param"),
     [
+        (file(file_id=ID, speed=2), "messages[1].content[0].file.speed"),
+        (file(file_id=ID, frames=8, fps=2), "messages[1].content[0].file.fps"),
+        (file(file_id=5), "messages[1].content[0].file.file_id"),
+        (file(), "messages[1].content[0].file.file_id"),
+        ({"type": "file", "file": ID}, "messages[1].content[0].file.file_id"),
         (video(speed=2), "messages[1].content[0].video_url.speed"),
         (video(fps="fast"), "messages[1].content[0].video_url.fps"),
         (video(frames=8, fps=2), "messages[1].content[0].video_url.fps"),

@@ -69,3 +69,9 @@ def test_plugins_are_added_to_what_the_user_has_set(monkeypatch: pytest.MonkeyPa
 
     assert os.environ["VLLM_PLUGINS"] == "theirs,cope"
     assert os.environ["VLLM_MEDIA_CONNECTOR"] == "kept"
+
+
+def test_no_site_is_allowed_unless_it_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for chosen in (serve.defaults(model), serve.defaults(None)):
+        assert pairs(chosen)["--allowed-origins"] == "[]"  # the user's own comes later and wins

@@ -1,15 +1,20 @@
-"""`cope ask`: a question about a video to a running server, the answer as it comes, and what it cost."""
+"""`cope ask`: a question about a video to a running server, the answer as it comes, its cost and its times."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.bar import Bar
 from rich.table import Table
 
 from cope_server import client
 from cope_server.commands.video_arguments import add_option_flags, given_options, stdout
+from cope_server.stages import STAGES
+
+_BAR_WIDTH = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +45,9 @@ def ask(url: str, model: str, video_url: str, question: str, options: dict[str, 
     stdout.print()
     stdout.print()
     stdout.print(report(answer), soft_wrap=True)
+    if answer.usage.get("timings"):
+        stdout.print()
+        stdout.print(stage_chart(answer.usage["timings"]), soft_wrap=True)
     return answer
 
 
@@ -66,4 +74,23 @@ def report(answer: client.Answer) -> Table:
         saved = 1 - (video["i_tokens"] + video["p_tokens"]) / dense if dense else 0.0
         note = f"would have been; {saved:.0%} fewer video tokens" if saved > 0 else ""
         table.add_row(f"{dense_frames} dense frames", f"{dense:,}", note)
+    return table
+
+
+def stage_chart(timings: Mapping[str, float | None]) -> Table:
+    """The stages of the time to the first token as bars, each where the one before it ends.
+
+    Args:
+        timings: `usage.timings`, seconds; stages without a time are left out.
+    """
+    stages = [(stage, seconds) for stage in STAGES if (seconds := timings.get(stage)) is not None]
+    whole = sum(seconds for _, seconds in stages)
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    table.add_column(width=_BAR_WIDTH)
+    begin = 0.0
+    for stage, seconds in stages:
+        table.add_row(stage, f"{seconds * 1e3:,.1f} ms", Bar(whole, begin, begin + seconds, width=_BAR_WIDTH))
+        begin += seconds
     return table

@@ -8,22 +8,30 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cope_server import codec_settings
+from cope_server import access, codec_settings, file_settings, request_log
 
 _BUNDLED = "cope-tiny"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`cope serve [MODEL] [vLLM options]`: everything but the codec workers is vLLM's."""
-    parser.usage = "cope serve [MODEL] [--codec-...] [vLLM options]      (cope serve --help=all lists vLLM's options)"
+    """`cope serve [MODEL] [vLLM options]`: codec workers, uploaded files, API keys, private media and logs are ours."""
+    parser.usage = (
+        "cope serve [MODEL] [--codec-...] [--files-...] [--api-key-file FILE] [--share-caches] "
+        "[--allow-private-media HOST] [--log-format json] [vLLM options]      "
+        "(cope serve --help=all lists vLLM's options)"
+    )
     parser.allow_abbrev = False  # vLLM's options are not ours to guess at
     codec_settings.add_arguments(parser)
+    file_settings.add_arguments(parser)
+    access.add_arguments(parser)
+    request_log.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Start the server and stay until it is told to stop."""
-    words: list[str] = arguments.rest
     codec_settings.to_environment(arguments)
+    words: list[str] = [*request_log.to_environment(arguments), *arguments.rest]
+    file_settings.to_environment(arguments)
     set_environment()
     # vLLM reads its environment when it is imported, so nothing of it comes before this line.
     from vllm.entrypoints.cli.serve import ServeSubcommand
@@ -39,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     args = parser.parse_args([*defaults(model), *words])
     args.model_tag = args.model = str(model) if model else args.model_tag or args.model
     args.subparser = "serve"
+    access.to_environment(arguments, args.api_key)
+    args.api_key = None
     configure_logging_from_args(args)
     command = ServeSubcommand()
     command.validate(args)
@@ -92,7 +102,8 @@ def defaults(model: Path | None) -> list[str]:
     Args:
         model: the model's folder, if it is local.
     """
-    chosen: list[str] = ["--enable-prompt-tokens-details"]
+    # vLLM allows no other site's pages either, since 0.32; before, it allowed all.
+    chosen: list[str] = ["--enable-prompt-tokens-details", "--allowed-origins", "[]"]
     if on_cpu():
         # vLLM's block of 128 tokens on CPU is longer than a GOP, which would never be found in the prefix cache.
         chosen += ["--enforce-eager", "--block-size", "32", "--dtype", "float32"]

@@ -1,0 +1,1 @@
+"""Uploaded videos: OpenAI's Files API, its index and its storage."""

@@ -1,0 +1,139 @@
+"""Work for uploaded files before anybody asks about them: their primitives, or the prefix of a question about them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from cope_server.files.store import FileStore
+
+logger = logging.getLogger("vllm.cope_server.files")  # below vLLM's logger, so that its settings apply
+
+PrefetchKind = Literal["primitives", "prefill"]
+KINDS: tuple[str, ...] = get_args(PrefetchKind)
+MOST_WAITING = 64  # in one process; what is asked for beyond fails, the file itself is kept
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """What an upload asks for.
+
+    Attributes:
+        kind: `primitives` extracts them; `prefill` has the model read the video, too.
+        options: of the questions to come, by name.
+    """
+
+    kind: PrefetchKind
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def described(self, status: str, error: str | None = None) -> str:
+        """JSON for the file's object."""
+        told = {"kind": self.kind, "options": dict(self.options), "status": status}
+        return json.dumps(told if error is None else {**told, "error": error})
+
+
+class Prefetches:
+    """Tasks of one event loop; their states are kept in the index, where all processes find them.
+
+    Args:
+        store: whose files they are for.
+        at_once: how many run; the others wait.
+    """
+
+    def __init__(self, store: FileStore, at_once: int) -> None:
+        self._store = store
+        self._turn = asyncio.Semaphore(at_once)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def begin(self, name: str, wanted: Prefetch, work: Callable[[], Awaitable[None]]) -> str:
+        """Start, or wait for a turn; the task runs in a copy of the caller's context.
+
+        Args:
+            name: the file's id.
+            wanted: what is asked for.
+            work: does it; what it raises is the end of it.
+
+        Returns:
+            The state, as `Prefetch.described` gives it.
+        """
+        told = wanted.described("queued")
+        await asyncio.to_thread(self._store.begin_prefetch, name, told)
+        if len(self._tasks) >= MOST_WAITING:
+            told = wanted.described("failed", "queue_full")
+            await asyncio.to_thread(self._store.note_prefetch, name, told, ended=True)
+            return told
+        task = asyncio.create_task(self._run(name, wanted, work))
+        self._tasks[name] = task
+        task.add_done_callback(lambda ended: self._forget(name, ended))
+        return told
+
+    def _forget(self, name: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(name) is task:
+            del self._tasks[name]
+
+    async def _run(self, name: str, wanted: Prefetch, work: Callable[[], Awaitable[None]]) -> None:
+        async def end(status: str, error: str | None = None) -> None:
+            await asyncio.to_thread(self._store.note_prefetch, name, wanted.described(status, error), ended=True)
+
+        try:
+            async with self._turn:
+                await asyncio.to_thread(self._store.note_prefetch, name, wanted.described("running"))
+                await work()
+        except Exception as error:
+            code = getattr(error, "code", None)
+            if not isinstance(code, str):
+                logger.exception("prefetch of %s failed", name)
+            await end("failed", code if isinstance(code, str) else "internal_error")
+        else:
+            await end("completed")
+
+    async def cancel(self, name: str) -> None:
+        """The file is gone: nobody needs the rest."""
+        task = self._tasks.get(name)
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.wait([task])
+        # Not in the task: one that has not begun yet would never come to it.
+        file = await asyncio.to_thread(self._store.prefetch_of, name)
+        if file:
+            told = json.dumps({**json.loads(file), "status": "failed", "error": "cancelled"})
+            await asyncio.to_thread(self._store.note_prefetch, name, told, ended=True)
+
+    async def close(self) -> None:
+        """End all tasks."""
+        for name in list(self._tasks):
+            await self.cancel(name)
+
+
+async def prefetch(state: Any, url: str, kind: PrefetchKind) -> None:
+    """Do the work for one video through the same doors as a question; `account.current` is set.
+
+    Args:
+        state: of the app.
+        url: the file's id with the options in its fragment.
+        kind: how far to go.
+
+    Raises:
+        MediaError, MediaFetchError: the video cannot be used, or does not fit.
+    """
+    if kind == "primitives":
+        await state.cope_connector().load_video_async(url)
+        return
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    from cope_model.media_errors import MediaError
+
+    # A question's text follows the video, so what the cache keeps of this prompt is the beginning of the other's.
+    request = ChatCompletionRequest(
+        messages=[{"role": "user", "content": [{"type": "video_url", "video_url": {"url": url}}]}],
+        max_completion_tokens=1,
+        temperature=0.0,
+    )
+    answer = await state.openai_serving_chat.create_chat_completion(request, None)
+    if getattr(answer, "error", None) is not None:
+        raise MediaError("invalid_media", answer.error.message, parameter="prefetch")

@@ -1,0 +1,216 @@
+"""Prefetching for uploaded files: states, failures, limits, what happens when the file or the server goes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clips import clip
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient
+from requirements import require
+
+from cope_codec.cache import PrimitivesCache
+from cope_codec.extract import primitives_key
+from cope_codec.options import VideoOptions
+from cope_codec.pool import CodecPool
+from cope_model.presets import PRESETS
+from cope_server.errors import add_error_handlers
+from cope_server.files import prefetch
+from cope_server.files.prefetch import Prefetch, Prefetches
+from cope_server.files.routes import router
+from cope_server.files.store import FileLimits, FileStore
+
+GEOMETRY = PRESETS["tiny"].geometry
+WANTED = Prefetch("primitives", {"fps": 1.0})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[FileStore]:
+    opened = FileStore(tmp_path / "files", FileLimits(1 << 20, 4 << 20, 5))
+    yield opened
+    opened.close()
+
+
+def kept(store: FileStore) -> str:
+    upload = store.begin("me")
+    upload.write([b"x"])
+    return upload.keep("a.mp4", "vision", None).id
+
+
+def told(store: FileStore, name: str, owner: str = "me") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(store.get(owner, name).prefetch)
+    return found
+
+
+async def ended(store: FileStore, name: str) -> dict[str, Any]:
+    while told(store, name)["status"] in ("queued", "running"):  # noqa: ASYNC110 - as a client would
+        await asyncio.sleep(0.01)
+    return told(store, name)
+
+
+class _Refused(Exception):
+    code = "undecodable_video"
+
+
+def test_states_from_queued_to_the_end(store: FileStore) -> None:
+    async def run() -> None:
+        prefetches, go = Prefetches(store, at_once=1), asyncio.Event()
+
+        async def waits() -> None:
+            await go.wait()
+
+        async def fails() -> None:
+            raise _Refused
+
+        async def breaks() -> None:
+            raise KeyError("a path: /secret")
+
+        names = [kept(store) for _ in range(3)]
+        for name, work in zip(names, (waits, fails, breaks), strict=True):
+            assert json.loads(await prefetches.begin(name, WANTED, work))["status"] == "queued"
+        await asyncio.sleep(0.2)
+        assert [told(store, name)["status"] for name in names] == ["running", "queued", "queued"]
+        go.set()
+        assert await ended(store, names[0]) == {"kind": "primitives", "options": {"fps": 1.0}, "status": "completed"}
+        assert (await ended(store, names[1]))["error"] == "undecodable_video"
+        assert (await ended(store, names[2]))["error"] == "internal_error"
+        await prefetches.close()
+
+    asyncio.run(run())
+
+
+def test_what_is_cancelled_is_told_and_frees_its_turn(store: FileStore) -> None:
+    async def run() -> None:
+        prefetches = Prefetches(store, at_once=1)
+        first, second = kept(store), kept(store)
+        await prefetches.begin(first, WANTED, asyncio.Event().wait)
+        await prefetches.begin(second, WANTED, lambda: asyncio.sleep(0))
+        await prefetches.cancel(first)
+        assert told(store, first)["error"] == "cancelled"
+        assert (await ended(store, second))["status"] == "completed"
+        await prefetches.begin(second, WANTED, asyncio.Event().wait)
+        await prefetches.close()
+        assert told(store, second)["error"] == "cancelled"
+
+    asyncio.run(run())
+
+
+def test_too_many_fail_at_once_and_the_file_stays(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "MOST_WAITING", 1)
+
+    async def run() -> None:
+        prefetches = Prefetches(store, at_once=1)
+        first, second = kept(store), kept(store)
+        await prefetches.begin(first, WANTED, asyncio.Event().wait)
+        assert json.loads(await prefetches.begin(second, WANTED, asyncio.Event().wait))["error"] == "queue_full"
+        assert told(store, second)["status"] == "failed"
+        await prefetches.close()
+
+    asyncio.run(run())
+
+
+def test_a_server_that_dies_leaves_no_prefetch_running(tmp_path: Path, store: FileStore) -> None:
+    other = FileStore(tmp_path / "files", FileLimits(1 << 20, 4 << 20, 5))
+    name = kept(other)
+    other.begin_prefetch(name, WANTED.described("running"))
+    store.sweep()
+    assert told(store, name)["status"] == "running"
+    other.close()
+    store.sweep()
+    assert told(store, name) == {
+        "kind": "primitives",
+        "options": {"fps": 1.0},
+        "status": "failed",
+        "error": "cancelled",
+    }
+
+
+@pytest.fixture
+def app(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
+    require("ENGINE", find_spec("vllm") is not None, "vLLM is not installed (make setup)")
+    from cope_model import extraction
+    from cope_model.connector import CoPEConnector
+
+    monkeypatch.setattr("cope_codec.cache.shared", PrimitivesCache())
+    with CodecPool(1) as pool:
+        pool.wait_until_warm()
+        extraction.install(pool, GEOMETRY.side)
+        made = FastAPI()
+        add_error_handlers(made)
+        made.include_router(router)
+        state = made.state
+        state.cope_files, state.cope_codec_executor, state.cope_keyed = store, pool, False
+        state.cope_geometry, state.cope_context_tokens, state.cope_connector = GEOMETRY, 300, CoPEConnector
+        yield made
+        extraction.uninstall()
+
+
+async def upload(app: FastAPI, seconds: int, **fields: str) -> tuple[Any, AsyncClient]:
+    client = AsyncClient(transport=ASGITransport(app), base_url="http://here")
+    form = {"purpose": "vision", **fields}
+    return await client.post("/v1/files", files={"file": ("a.mp4", clip(seconds))}, data=form), client
+
+
+def test_an_upload_extracts_its_primitives(app: FastAPI) -> None:
+    async def run() -> None:
+        from cope_model import extraction
+
+        app.state.cope_prefetches = Prefetches(app.state.cope_files, at_once=1)
+        answer, client = await upload(app, 9, prefetch="primitives", **{"options[fps]": "1", "options[gop_slots]": "4"})
+        made = answer.json()
+        assert made["prefetch"]["status"] == "queued"
+        while (state := (await client.get(f"/v1/files/{made['id']}")).json()["prefetch"])["status"] != "completed":
+            assert state["status"] in ("queued", "running"), state
+            await asyncio.sleep(0.02)
+        running = extraction.in_charge()
+        assert running is not None
+        path = app.state.cope_files.local_path("everyone", made["id"])
+        video = await running.executor.open_async(path, VideoOptions.from_mapping(state["options"]))
+        assert len(video.plan.gops) == 3
+        store = running.flights.store
+        assert all(store.peek(primitives_key(gop, GEOMETRY.side)) is not None for gop in video.plan.gops)
+        await app.state.cope_prefetches.close()
+
+    asyncio.run(run())
+
+
+def test_a_prefetch_that_does_not_fit_says_so(app: FastAPI) -> None:
+    async def run() -> None:
+        app.state.cope_prefetches = Prefetches(app.state.cope_files, at_once=1)
+        answer, client = await upload(app, 30, prefetch="primitives")
+        name = answer.json()["id"]
+        assert (await client.get(f"/v1/files/{name}")).json()["prefetch"]["options"] == {}
+        deadline = asyncio.get_running_loop().time() + 60
+        while told(app.state.cope_files, name, "everyone")["status"] != "failed":
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.02)
+        assert told(app.state.cope_files, name, "everyone")["error"] == "context_exceeded"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prefetch": "everything"}, "prefetch"),
+        ({"prefetch": "primitives", "options[fps]": "0"}, "options.fps"),
+        ({"prefetch": "primitives", "options[fps]": "nan"}, "options.fps"),
+        ({"prefetch": "primitives", "options[speed]": "1"}, "options.speed"),
+        ({"options[fps]": "1"}, "options"),
+    ],
+)
+def test_wrong_fields_are_named_and_nothing_is_kept(app: FastAPI, fields: dict[str, str], param: str) -> None:
+    async def run() -> None:
+        answer, client = await upload(app, 3, **fields)
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert (error["code"], error["param"]) == ("invalid_option", param)
+        assert (await client.get("/v1/files")).json()["data"] == []
+
+    asyncio.run(run())
