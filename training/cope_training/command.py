@@ -134,6 +134,7 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-balance", action="store_true", help="every answer weighs the same, not every question type"
     )
+    group.add_argument("--focus", action="store_true", help="what is still answered wrong weighs more")
     group.add_argument(
         "--part-lr",
         action="append",
@@ -215,6 +216,7 @@ def _finetune(arguments: argparse.Namespace) -> None:
         mixture=mixture,
         scales=dict(_share(text) for text in arguments.part_lr),
         workers=arguments.workers,
+        focus=arguments.focus,
         dtype=arguments.dtype,
     )
 

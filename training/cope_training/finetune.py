@@ -12,6 +12,10 @@ from cope_model.reference import CoPEModel
 from cope_training import network
 from cope_training.batches import Batch
 from cope_training.loop import Group
+from cope_training.questions import KINDS, WORD_KINDS
+
+_LEAST = 0.05  # what a kind weighs that is always answered right, of one that never is
+_WINDOW = 64  # answers that a kind's share of wrong ones is taken over, about
 
 
 class Answering(nn.Module):
@@ -19,11 +23,18 @@ class Answering(nn.Module):
 
     Args:
         model: to train.
+        focus: let answers of one word weigh by how often their kind (`questions.kind_of`) is still answered wrong.
+            Otherwise a kind that is not yet understood is one of many, most of which have nothing left to learn.
     """
 
-    def __init__(self, model: CoPEModel) -> None:
+    missed: Tensor  # (KINDS,), share of wrong answers lately; a buffer, so that a resumed run goes on with it
+
+    def __init__(self, model: CoPEModel, *, focus: bool = False) -> None:
         super().__init__()
         self.model = model
+        self._focus = focus
+        if focus:
+            self.register_buffer("missed", torch.ones(KINDS))
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss, and the share of answers that are right token by token."""
@@ -35,8 +46,19 @@ class Answering(nn.Module):
         with torch.no_grad():
             wrong = (logits.argmax(-1) != batch.token).float()
             missed = torch.zeros(answers, device=logits.device).index_add_(0, batch.owner, wrong)
-            exact = (missed == 0).float().mean()
-        return (batch.weight * sums / counts).mean(), {"exact": exact}
+            wrong = (missed > 0).float()
+            weight = self._focused(batch, wrong) if self._focus else batch.weight
+        return (weight * sums / counts).mean(), {"exact": 1 - wrong.mean()}
+
+    def _focused(self, batch: Batch, wrong: Tensor) -> Tensor:
+        """What each answer weighs: sentences and foreign answers as before, the others as much together as before."""
+        seen = torch.zeros_like(self.missed).index_add_(0, batch.kind, torch.ones_like(wrong))
+        now = torch.zeros_like(self.missed).index_add_(0, batch.kind, wrong) / seen.clamp(min=1)
+        self.missed += (now - self.missed) * (1 - (1 - 1 / _WINDOW) ** seen)
+        words = torch.tensor(WORD_KINDS, device=wrong.device)[batch.kind]
+        factor = torch.where(words, _LEAST + self.missed[batch.kind], 1.0)
+        before, after = (batch.weight * words).sum(), (batch.weight * factor * words).sum()
+        return batch.weight * torch.where(words, factor * before / after.clamp(min=1e-6), 1.0)
 
 
 def choose(model: CoPEModel, scales: Mapping[str, float]) -> list[Group]:

@@ -174,6 +174,7 @@ def tune(
     mixture: Mixture,
     scales: Mapping[str, float],
     workers: int,
+    focus: bool = False,
     dtype: str = "float32",
     stop_at: int | None = None,
 ) -> list[float]:
@@ -186,6 +187,7 @@ def tune(
         settings: how to train.
         mixture: how clips are shown.
         scales: share of the learning rate by part of the model; 0 freezes it.
+        focus: see `finetune.Answering`.
         dtype: of the weights that are written.
         stop_at: see `loop.train`.
 
@@ -213,19 +215,20 @@ def tune(
         world=accelerator.num_processes,
     )
     groups = finetune.choose(model, scales)
-    objective = finetune.Answering(model)
+    objective = finetune.Answering(model, focus=focus)
     losses = loop.train(accelerator, objective, groups, batches, settings, out, "finetune", stop_at=stop_at)
     if accelerator.is_main_process and len(losses) == settings.steps:
-        facts = {
-            **_facts(source),
-            "finetune": {
-                **asdict(settings),
-                "mixture": asdict(mixture),
-                "scales": dict(scales),
-                "clips": len(clips),
-                "skipped": len(found.skipped),
-            },
+        before = _facts(source)
+        run = {
+            **asdict(settings),
+            "mixture": asdict(mixture),
+            "scales": dict(scales),
+            "focus": focus,
+            "clips": len(clips),
+            "skipped": len(found.skipped),
         }
+        # A model that was tuned before keeps what is known of that.
+        facts = {**before, **({"tuned_before": before["finetune"]} if "finetune" in before else {}), "finetune": run}
         directories.save(model, source, out / MODEL, dtype=dtype, facts=facts)
     accelerator.wait_for_everyone()
     return losses
