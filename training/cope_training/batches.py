@@ -125,7 +125,7 @@ class Mixture:
         flips: mirror clips and answers at random; only for questions whose type we know.
         balance: let every question type weigh the same in the loss, however rare it is; types that we do not know are
             one type together. Of our own data, two in three answers would otherwise be about what a picture shows.
-        groups: ask only questions of these groups, see `questions.GROUPS`; none given asks all.
+        groups: ask only questions of these groups (`questions.GROUPS`) or types; none given asks all.
     """
 
     keyframes: tuple[int, ...] = (4,)
@@ -144,8 +144,9 @@ class Mixture:
         if min(self.zeroed, self.without) < 0 or self.zeroed + self.without > 1:
             raise ValueError(f"zeroed ({self.zeroed}) and without ({self.without}) must be shares of the clips")
         for group in self.groups:
-            if group not in GROUPS:
-                raise ValueError(f"no group of questions is called {group!r}: there are {', '.join(GROUPS)}")
+            if group not in (*GROUPS, *TYPES):
+                known = ", ".join((*GROUPS, *TYPES))
+                raise ValueError(f"no group or type of questions is called {group!r}: there are {known}")
 
 
 class QuestionBatches(torch.utils.data.Dataset[Batch]):
@@ -239,7 +240,7 @@ def _asking(clip: Clip, groups: Sequence[str]) -> Clip:
     """The clip with the questions of these groups."""
     if not groups:
         return clip
-    kept = tuple(one for one in clip.questions if one.type in TYPES and TYPES[one.type].group in groups)
+    kept = tuple(one for one in clip.questions if one.type in TYPES and {one.type, TYPES[one.type].group} & {*groups})
     return replace(clip, questions=kept)
 
 

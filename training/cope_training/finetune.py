@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cope_model.reference import CoPEModel
 from cope_training import network
 from cope_training.batches import Batch
+from cope_training.decoding import Decoding
 from cope_training.loop import Group
 from cope_training.questions import KINDS, WORD_KINDS
 
@@ -25,20 +26,27 @@ class Answering(nn.Module):
         model: to train.
         focus: let answers of one word weigh by how often their kind (`questions.kind_of`) is still answered wrong.
             Otherwise a kind that is not yet understood is one of many, most of which have nothing left to learn.
+        decode: weight of `decoding.Decoding`'s two errors in the loss.
     """
 
     missed: Tensor  # (KINDS,), share of wrong answers lately; a buffer, so that a resumed run goes on with it
 
-    def __init__(self, model: CoPEModel, *, focus: bool = False) -> None:
+    def __init__(self, model: CoPEModel, *, focus: bool = False, decode: float = 0.0) -> None:
         super().__init__()
+        if decode < 0:
+            raise ValueError(f"decode must not be negative, not {decode}")
         self.model = model
+        self._decode = decode
+        if decode:
+            self.decoding = Decoding(model.config.delta)
         self._focus = focus
         if focus:
             self.register_buffer("missed", torch.ones(KINDS))
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss, and the share of answers that are right token by token."""
-        logits = network.target_logits(self.model, batch)
+        deltas = network.delta_tokens(self.model, batch) if self._decode else None
+        logits = network.target_logits(self.model, batch, deltas)
         losses = F.cross_entropy(logits, batch.token, reduction="none")
         answers = int(batch.owner.max()) + 1
         counts = torch.zeros(answers, device=logits.device).index_add_(0, batch.owner, torch.ones_like(losses))
@@ -48,7 +56,13 @@ class Answering(nn.Module):
             missed = torch.zeros(answers, device=logits.device).index_add_(0, batch.owner, wrong)
             wrong = (missed > 0).float()
             weight = self._focused(batch, wrong) if self._focus else batch.weight
-        return (weight * sums / counts).mean(), {"exact": 1 - wrong.mean()}
+        loss, numbers = (weight * sums / counts).mean(), {"exact": 1 - wrong.mean()}
+        if deltas is not None:
+            rows = network.needed(batch)
+            motion, residual = self.decoding(deltas, batch.motion[rows], batch.residual[rows])
+            loss = loss + self._decode * (motion + residual)
+            numbers |= {"motion_lost": motion.detach(), "residual_lost": residual.detach()}
+        return loss, numbers
 
     def _focused(self, batch: Batch, wrong: Tensor) -> Tensor:
         """What each answer weighs: sentences and foreign answers as before, the others as much together as before."""

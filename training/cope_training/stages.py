@@ -175,6 +175,7 @@ def tune(
     scales: Mapping[str, float],
     workers: int,
     focus: bool = False,
+    decode: float = 0.0,
     dtype: str = "float32",
     stop_at: int | None = None,
 ) -> list[float]:
@@ -187,7 +188,7 @@ def tune(
         settings: how to train.
         mixture: how clips are shown.
         scales: share of the learning rate by part of the model; 0 freezes it.
-        focus: see `finetune.Answering`.
+        focus, decode: see `finetune.Answering`.
         dtype: of the weights that are written.
         stop_at: see `loop.train`.
 
@@ -215,7 +216,10 @@ def tune(
         world=accelerator.num_processes,
     )
     groups = finetune.choose(model, scales)
-    objective = finetune.Answering(model, focus=focus)
+    torch.manual_seed(settings.seed + 3)
+    objective = finetune.Answering(model, focus=focus, decode=decode)
+    if decode:
+        groups.append(loop.Group(list(objective.decoding.parameters()), 0.5))
     losses = loop.train(accelerator, objective, groups, batches, settings, out, "finetune", stop_at=stop_at)
     if accelerator.is_main_process and len(losses) == settings.steps:
         before = _facts(source)
@@ -224,6 +228,7 @@ def tune(
             "mixture": asdict(mixture),
             "scales": dict(scales),
             "focus": focus,
+            "decode": decode,
             "clips": len(clips),
             "skipped": len(found.skipped),
         }
