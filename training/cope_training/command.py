@@ -112,6 +112,12 @@ def _add_pretrain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; the model will be OUT/model")
     _add_data(parser)
     parser.add_argument("--no-flips", action="store_true", help="do not mirror frames at random")
+    parser.add_argument(
+        "--objective",
+        choices=("next-frame", "decode"),
+        default="next-frame",
+        help="predict the vision encoder's tokens (the paper's, default), or tell where motion and residuals are",
+    )
     _add_loop(parser, steps=400, lr=5e-4, batch=64, warmup=50)
 
 
@@ -203,6 +209,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         options=_options(arguments),
         flips=not arguments.no_flips,
         workers=arguments.workers,
+        objective_name=arguments.objective,
     )
 
 

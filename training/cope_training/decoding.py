@@ -10,18 +10,20 @@ cell of a coarse grid.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cope_model.delta_encoder import normalize_motion
 from cope_model.presets import DeltaSettings
+from cope_model.reference import CoPEModel
+from cope_training.pretrain import Pairs
 
 CELLS = 8  # g
+LR_SCALE = 0.5  # of the decoders; they begin at nothing
 _SCALE = (
     10.0  # what there is to decode spreads by about 0.1; a linear layer learns to say 1 as fast as it can unlearn it
 )
-_LEAST = 1e-2  # of the scaled spread: a batch at rest has none
+_REST = 0.05  # scaled; what a frame must hold before its error counts in full: frames at rest hold only noise
 
 
 class Decoding(nn.Module):
@@ -42,7 +44,9 @@ class Decoding(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, tokens: Tensor, motion: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared error as a share of the spread over clips, 1 for who knows nothing: of motion, of residuals.
+        """Squared error as a share of what each frame holds, a mean over frames: of motion, of residuals.
+
+        A frame's own share, because a pan moves every cell and would otherwise count more than all things together.
 
         Args:
             tokens: of the delta-encoder, (P, 2 * Q, D).
@@ -61,12 +65,34 @@ def coarse_motion(motion: Tensor, settings: DeltaSettings) -> Tensor:
 
 
 def coarse_residual(residual: Tensor) -> Tensor:
-    """Root of the mean strength per cell, 0 to about 1: (P, g * g), row by row. The root makes weak ones count."""
+    """Root of the mean strength per cell, less the frame's mean: (P, g * g), row by row.
+
+    The root makes weak ones count.
+    """
     strength = residual.float().abs().mean(-1) / 255
-    return F.adaptive_avg_pool2d(strength[:, None], CELLS).flatten(1).sqrt()
+    cells = F.adaptive_avg_pool2d(strength[:, None], CELLS).flatten(1).sqrt()
+    return cells - cells.mean(1, keepdim=True)
 
 
 def _unexplained(said: Tensor, true: Tensor) -> Tensor:
     true = _SCALE * true
-    spread = (true - true.mean(0)).square().mean() if len(true) > 1 else true.square().mean()
-    return F.mse_loss(said.float(), true) / torch.clamp(spread, min=_LEAST)
+    error = (said.float() - true).square().mean(1)
+    return (error / (true.square().mean(1) + _REST)).mean()
+
+
+class Decoded(nn.Module):
+    """A delta-encoder that learns to be decoded and nothing else: needs neither vision encoder nor language model.
+
+    Args:
+        model: its delta-encoder is trained.
+    """
+
+    def __init__(self, model: CoPEModel) -> None:
+        super().__init__()
+        self.delta = model.model.delta_encoder
+        self.decoding = Decoding(model.config.delta)
+
+    def forward(self, batch: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum of both errors, and each."""
+        motion, residual = self.decoding(self.delta(batch.motion, batch.residual), batch.motion, batch.residual)
+        return motion + residual, {"motion_lost": motion.detach(), "residual_lost": residual.detach()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -17,6 +17,7 @@ from cope_model.presets import Geometry
 from cope_model.reference import CoPEModel
 from cope_training import directories, finetune, jobs, loop, primitives, qa
 from cope_training.batches import Mixture, QuestionBatches
+from cope_training.decoding import LR_SCALE, Decoded
 from cope_training.files import read_json
 from cope_training.packing import Prompts
 from cope_training.pretrain import NextFrame, PairBatches
@@ -25,6 +26,7 @@ from cope_training.views import layout_of
 from cope_training.vision import Labelling, PictureBatches
 
 MODEL = "model"  # the directory of a stage's result, within its folder
+Objective = Literal["next-frame", "decode"]
 NEXT_FRAME = "next_frame.safetensors"
 _TEXT_TOKENS = 512  # of a context, kept for questions and answers
 
@@ -122,9 +124,10 @@ def pretrain(
     options: VideoOptions,
     flips: bool,
     workers: int,
+    objective_name: Objective = "next-frame",
     stop_at: int | None = None,
 ) -> list[float]:
-    """Stage 1: the delta-encoder, against the frozen vision encoder.
+    """Stage 1: the delta-encoder alone.
 
     Args:
         source: model directory; a delta-encoder that it lacks is drawn.
@@ -132,6 +135,7 @@ def pretrain(
         out: folder of the run.
         settings: how to train.
         flips: mirror frames at random.
+        objective_name: `next-frame`, against the frozen vision encoder as in the paper, or `decode`, see `decoding`.
         stop_at: see `loop.train`.
 
     Returns:
@@ -143,7 +147,7 @@ def pretrain(
         _, found = open_data(data, cache, side=model.config.geometry.side, options=options, workers=workers)
     model.to(accelerator.device)
     torch.manual_seed(settings.seed + 2)
-    objective = NextFrame(model)
+    objective = NextFrame(model) if objective_name == "next-frame" else Decoded(model)
     batches = PairBatches(
         found.videos,
         size=settings.batch,
@@ -153,10 +157,17 @@ def pretrain(
         world=accelerator.num_processes,
     )
     groups = [loop.Group(list(objective.parameters()))]
+    if isinstance(objective, Decoded):
+        groups = [
+            loop.Group(list(objective.delta.parameters())),
+            loop.Group(list(objective.decoding.parameters()), LR_SCALE),
+        ]
     losses = loop.train(accelerator, objective, groups, batches, settings, out, "pretrain", stop_at=stop_at)
     if accelerator.is_main_process and len(losses) == settings.steps:
-        facts = {**_facts(source), "pretrain": {**asdict(settings), "skipped": len(found.skipped)}}
+        name = "pretrain" if isinstance(objective, NextFrame) else "decode"
+        facts = {**_facts(source), name: {**asdict(settings), "skipped": len(found.skipped)}}
         directories.save(model, source, out / MODEL, facts=facts)
+    if accelerator.is_main_process and len(losses) == settings.steps and isinstance(objective, NextFrame):
         state = {name: tensor.cpu() for name, tensor in objective.state_dict().items() if not name.startswith("delta.")}
         save_file(state, out / NEXT_FRAME)
     accelerator.wait_for_everyone()
@@ -219,7 +230,7 @@ def tune(
     torch.manual_seed(settings.seed + 3)
     objective = finetune.Answering(model, focus=focus, decode=decode)
     if decode:
-        groups.append(loop.Group(list(objective.decoding.parameters()), 0.5))
+        groups.append(loop.Group(list(objective.decoding.parameters()), LR_SCALE))
     losses = loop.train(accelerator, objective, groups, batches, settings, out, "finetune", stop_at=stop_at)
     if accelerator.is_main_process and len(losses) == settings.steps:
         before = _facts(source)
