@@ -38,7 +38,7 @@ class Answers:
 
 @pytest.fixture(autouse=True)
 def _chosen_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    def logits(model: nn.Module, batch: Answers) -> Tensor:
+    def logits(model: nn.Module, batch: Answers, deltas: Tensor | None = None) -> Tensor:
         right = batch.right[:, None].float()
         return torch.cat([2 * right, 2 * (1 - right)], 1).requires_grad_()
 
@@ -50,7 +50,7 @@ def shares(objective: Answering, batch: Answers) -> Tensor:
     logits: list[Tensor] = []
     made = network.target_logits
 
-    def keep(model: nn.Module, asked: Answers) -> Tensor:
+    def keep(model: nn.Module, asked: Answers, deltas: Tensor | None = None) -> Tensor:
         logits.append(made(model, asked))
         return logits[-1]
 

@@ -243,8 +243,7 @@ def tune(
             "clips": len(clips),
             "skipped": len(found.skipped),
         }
-        # A model that was tuned before keeps what is known of that.
-        facts = {**before, **({"tuned_before": before["finetune"]} if "finetune" in before else {}), "finetune": run}
+        facts = {**before, "finetune": [*before.get("finetune", []), run]}  # a model may be tuned several times
         directories.save(model, source, out / MODEL, dtype=dtype, facts=facts)
     accelerator.wait_for_everyone()
     return losses
