@@ -41,12 +41,12 @@ def test_who_knows_nothing_misses_all_and_who_is_right_nothing() -> None:
     residual = torch.zeros(2, 64, 64, 3, dtype=torch.int16)
     tokens = torch.randn(2, 8, 16)
     lost, rest = decoding(tokens, motion, residual)
-    assert 0.85 < float(lost) < 1
-    assert float(rest) == 0
+    assert 0.85 < lost.item() < 1
+    assert rest.item() == 0
     with torch.no_grad():
         decoding.motion.bias.copy_(10 * coarse_motion(motion[:1], SETTINGS)[0])
     lost, _ = decoding(tokens[:1], motion[:1], residual[:1])
-    assert float(lost) == pytest.approx(0, abs=1e-6)
+    assert lost.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_an_encoder_learns_to_tell_where_motion_is(tmp_path: Path) -> None:
