@@ -17,7 +17,7 @@ from cope_model.presets import Geometry
 from cope_training.packing import Prompts, Tree
 from cope_training.primitives import CachedVideo
 from cope_training.qa import Clip
-from cope_training.questions import GROUPS, TYPES, Question, flip
+from cope_training.questions import GROUPS, KINDS, TYPES, Question, flip, kind_of
 from cope_training.views import Shown, View, show
 
 
@@ -36,6 +36,7 @@ class Batch:
         row, at, token: int64 (n,), targets: clip, index, token.
         owner: int64 (n,), whose token: numbers count through the batch.
         weight: float (answers,), how much each answer counts in the loss, by owner.
+        kind: int64 (answers,), `questions.kind_of` each, by owner.
     """
 
     keyframes: Tensor
@@ -52,6 +53,7 @@ class Batch:
     token: Tensor
     owner: Tensor
     weight: Tensor
+    kind: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
@@ -66,9 +68,13 @@ class Batch:
 
 
 def collate(
-    trees: Sequence[Tree], shown: Sequence[Shown], video_token: int, weights: Sequence[float] | None = None
+    trees: Sequence[Tree],
+    shown: Sequence[Shown],
+    video_token: int,
+    weights: Sequence[float] | None = None,
+    kinds: Sequence[int] | None = None,
 ) -> Batch:
-    """Pad and stack; all answers weigh 1 unless told otherwise."""
+    """Pad and stack; unless told otherwise all answers weigh 1 and are of the kind that we do not know."""
     length = max(len(tree.ids) for tree in trees)
     shape = (len(trees), length)
     ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -102,6 +108,7 @@ def collate(
         token=torch.tensor([token for tree in trees for token in tree.token], dtype=torch.int64),
         owner=torch.tensor(owner, dtype=torch.int64),
         weight=torch.tensor(weights if weights is not None else [1.0] * owners, dtype=torch.float32),
+        kind=torch.tensor(kinds if kinds is not None else [KINDS - 1] * owners, dtype=torch.int64),
     )
 
 
@@ -118,7 +125,7 @@ class Mixture:
         flips: mirror clips and answers at random; only for questions whose type we know.
         balance: let every question type weigh the same in the loss, however rare it is; types that we do not know are
             one type together. Of our own data, two in three answers would otherwise be about what a picture shows.
-        groups: ask only questions of these groups, see `questions.GROUPS`; none given asks all.
+        groups: ask only questions of these groups (`questions.GROUPS`) or types; none given asks all.
     """
 
     keyframes: tuple[int, ...] = (4,)
@@ -137,8 +144,9 @@ class Mixture:
         if min(self.zeroed, self.without) < 0 or self.zeroed + self.without > 1:
             raise ValueError(f"zeroed ({self.zeroed}) and without ({self.without}) must be shares of the clips")
         for group in self.groups:
-            if group not in GROUPS:
-                raise ValueError(f"no group of questions is called {group!r}: there are {', '.join(GROUPS)}")
+            if group not in (*GROUPS, *TYPES):
+                known = ", ".join((*GROUPS, *TYPES))
+                raise ValueError(f"no group or type of questions is called {group!r}: there are {known}")
 
 
 class QuestionBatches(torch.utils.data.Dataset[Batch]):
@@ -187,6 +195,7 @@ class QuestionBatches(torch.utils.data.Dataset[Batch]):
     def __getitem__(self, number: int) -> Batch:
         trees: list[Tree] = []
         weights: list[float] = []
+        kinds: list[int] = []
         shown: list[Shown] = []
         counts = self._mixture.keyframes
         keyframes = counts[int(np.random.default_rng([self._seed, 7, number]).integers(len(counts)))]
@@ -200,7 +209,8 @@ class QuestionBatches(torch.utils.data.Dataset[Batch]):
             shown += gops
             trees.append(pack(self._prompts, questions, tokens_of(gops, self._geometry)))
             weights += [self._weights.get(question.type, 1.0) for question in questions]
-        return collate(trees, shown, self._video_token, weights)
+            kinds += map(kind_of, questions)
+        return collate(trees, shown, self._video_token, weights, kinds)
 
     def _draw(self, clip: Clip, keyframes: int, random: np.random.Generator) -> tuple[View, list[Question]]:
         mixture = self._mixture
@@ -230,7 +240,7 @@ def _asking(clip: Clip, groups: Sequence[str]) -> Clip:
     """The clip with the questions of these groups."""
     if not groups:
         return clip
-    kept = tuple(one for one in clip.questions if one.type in TYPES and TYPES[one.type].group in groups)
+    kept = tuple(one for one in clip.questions if one.type in TYPES and {one.type, TYPES[one.type].group} & {*groups})
     return replace(clip, questions=kept)
 
 

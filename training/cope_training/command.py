@@ -112,6 +112,12 @@ def _add_pretrain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; the model will be OUT/model")
     _add_data(parser)
     parser.add_argument("--no-flips", action="store_true", help="do not mirror frames at random")
+    parser.add_argument(
+        "--objective",
+        choices=("next-frame", "decode"),
+        default="next-frame",
+        help="predict the vision encoder's tokens (the paper's, default), or tell where motion and residuals are",
+    )
     _add_loop(parser, steps=400, lr=5e-4, batch=64, warmup=50)
 
 
@@ -129,10 +135,20 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--questions", type=int, default=8, help="at most that many of a clip at once (default 8)")
     group.add_argument("--zeroed", type=float, default=0.12, help="share of clips without delta-tokens (default 0.12)")
     group.add_argument("--without", type=float, default=0.05, help="share of clips without P slots (default 0.05)")
-    group.add_argument("--groups", default="", metavar="G,...", help="ask only these groups of questions (default all)")
+    group.add_argument(
+        "--groups", default="", metavar="G,...", help="ask only these groups or types of questions (default all)"
+    )
     group.add_argument("--no-flips", action="store_true", help="do not mirror clips and their answers at random")
     group.add_argument(
         "--no-balance", action="store_true", help="every answer weighs the same, not every question type"
+    )
+    group.add_argument("--focus", action="store_true", help="what is still answered wrong weighs more")
+    group.add_argument(
+        "--decode",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="weight of telling from delta-tokens where motion and residuals are (default 0)",
     )
     group.add_argument(
         "--part-lr",
@@ -193,6 +209,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         options=_options(arguments),
         flips=not arguments.no_flips,
         workers=arguments.workers,
+        objective_name=arguments.objective,
     )
 
 
@@ -215,6 +232,8 @@ def _finetune(arguments: argparse.Namespace) -> None:
         mixture=mixture,
         scales=dict(_share(text) for text in arguments.part_lr),
         workers=arguments.workers,
+        focus=arguments.focus,
+        decode=arguments.decode,
         dtype=arguments.dtype,
     )
 

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from cope_model.reference import CoPEModel
 from cope_training import network
 from cope_training.batches import Batch
+from cope_training.decoding import Decoding
 from cope_training.loop import Group
+from cope_training.questions import KINDS, WORD_KINDS
+
+_LEAST = 0.05  # what a kind weighs that is always answered right, of one that never is
+_WINDOW = 64  # answers that a kind's share of wrong ones is taken over, about
 
 
 class Answering(nn.Module):
@@ -19,15 +24,29 @@ class Answering(nn.Module):
 
     Args:
         model: to train.
+        focus: let answers of one word weigh by how often their kind (`questions.kind_of`) is still answered wrong.
+            Otherwise a kind that is not yet understood is one of many, most of which have nothing left to learn.
+        decode: weight of `decoding.Decoding`'s two errors in the loss.
     """
 
-    def __init__(self, model: CoPEModel) -> None:
+    missed: Tensor  # (KINDS,), share of wrong answers lately; a buffer, so that a resumed run goes on with it
+
+    def __init__(self, model: CoPEModel, *, focus: bool = False, decode: float = 0.0) -> None:
         super().__init__()
+        if decode < 0:
+            raise ValueError(f"decode must not be negative, not {decode}")
         self.model = model
+        self._decode = decode
+        if decode:
+            self.decoding = Decoding(model.config.delta)
+        self._focus = focus
+        if focus:
+            self.register_buffer("missed", torch.ones(KINDS))
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss, and the share of answers that are right token by token."""
-        logits = network.target_logits(self.model, batch)
+        deltas = network.delta_tokens(self.model, batch) if self._decode else None
+        logits = network.target_logits(self.model, batch, deltas)
         losses = F.cross_entropy(logits, batch.token, reduction="none")
         answers = int(batch.owner.max()) + 1
         counts = torch.zeros(answers, device=logits.device).index_add_(0, batch.owner, torch.ones_like(losses))
@@ -35,8 +54,25 @@ class Answering(nn.Module):
         with torch.no_grad():
             wrong = (logits.argmax(-1) != batch.token).float()
             missed = torch.zeros(answers, device=logits.device).index_add_(0, batch.owner, wrong)
-            exact = (missed == 0).float().mean()
-        return (batch.weight * sums / counts).mean(), {"exact": exact}
+            wrong = (missed > 0).float()
+            weight = self._focused(batch, wrong) if self._focus else batch.weight
+        loss, numbers = (weight * sums / counts).mean(), {"exact": 1 - wrong.mean()}
+        if deltas is not None:
+            rows = network.needed(batch)
+            motion, residual = self.decoding(deltas, batch.motion[rows], batch.residual[rows])
+            loss = loss + self._decode * (motion + residual)
+            numbers |= {"motion_lost": motion.detach(), "residual_lost": residual.detach()}
+        return loss, numbers
+
+    def _focused(self, batch: Batch, wrong: Tensor) -> Tensor:
+        """What each answer weighs: sentences and foreign answers as before, the others as much together as before."""
+        seen = torch.zeros_like(self.missed).index_add_(0, batch.kind, torch.ones_like(wrong))
+        now = torch.zeros_like(self.missed).index_add_(0, batch.kind, wrong) / seen.clamp(min=1)
+        self.missed += (now - self.missed) * (1 - (1 - 1 / _WINDOW) ** seen)
+        words = torch.tensor(WORD_KINDS, device=wrong.device)[batch.kind]
+        factor = torch.where(words, _LEAST + self.missed[batch.kind], 1.0)
+        before, after = (batch.weight * words).sum(), (batch.weight * factor * words).sum()
+        return batch.weight * torch.where(words, factor * before / after.clamp(min=1e-6), 1.0)
 
 
 def choose(model: CoPEModel, scales: Mapping[str, float]) -> list[Group]:

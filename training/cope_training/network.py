@@ -26,26 +26,44 @@ def part(model: CoPEModel, name: str) -> list[nn.Parameter]:
     raise ValueError(f"no part is called {name!r}: there are {', '.join(PARTS)}")
 
 
-def visual_tokens(model: CoPEModel, batch: Batch) -> Tensor:
+def needed(batch: Batch) -> Tensor:
+    """Which P-frames' tokens must be computed: bool (P,); those that will be zero need not."""
+    return batch.kept.any(1)
+
+
+def delta_tokens(model: CoPEModel, batch: Batch) -> Tensor:
+    """Tokens of the P-frames that are `needed`, as they leave the delta-encoder: (P, 2 * queries, D)."""
+    rows = needed(batch)
+    tokens: Tensor = model.model.delta_encoder(batch.motion[rows], batch.residual[rows])
+    return tokens
+
+
+def visual_tokens(model: CoPEModel, batch: Batch, deltas: Tensor) -> Tensor:
     """All clips' visual tokens, in order: (tokens, d)."""
-    body = model.model
-    # Tokens that will be zero need not be computed.
-    needed = batch.kept.any(1)
-    deltas = body.delta_encoder(batch.motion[needed], batch.residual[needed])
+    body, rows = model.model, needed(batch)
     queries = deltas.shape[1] // 2
-    projected = body.multi_modal_projector(deltas) * batch.kept[needed].repeat_interleave(queries, 1)[..., None]
-    embedded = projected.new_zeros(len(needed), *projected.shape[1:]).index_put((needed,), projected)
+    projected = body.multi_modal_projector(deltas) * batch.kept[rows].repeat_interleave(queries, 1)[..., None]
+    embedded = projected.new_zeros(len(rows), *projected.shape[1:]).index_put((rows,), projected)
     keyframes = model.embed_keyframes(batch.keyframes)
     # Autocast gives each part its own type.
     deltas = close_groups(embedded.to(keyframes.dtype), body.image_newline)
     return torch.cat(interleave_gops(batch.layouts, keyframes, deltas))
 
 
-def target_logits(model: CoPEModel, batch: Batch) -> Tensor:
-    """Logits where a target must be predicted: float32 (n, vocabulary)."""
+def target_logits(model: CoPEModel, batch: Batch, deltas: Tensor | None = None) -> Tensor:
+    """Logits where a target must be predicted: float32 (n, vocabulary).
+
+    Args:
+        model: the model.
+        batch: clips and questions.
+        deltas: of `delta_tokens`, if they are known.
+    """
+    deltas = delta_tokens(model, batch) if deltas is None else deltas
     language = model.model.language_model
     embeddings = language.embed_tokens(batch.ids)
-    embeddings = embeddings.masked_scatter(batch.visual[..., None], visual_tokens(model, batch).to(embeddings.dtype))
+    embeddings = embeddings.masked_scatter(
+        batch.visual[..., None], visual_tokens(model, batch, deltas).to(embeddings.dtype)
+    )
     hidden = language(
         inputs_embeds=embeddings,
         attention_mask={"full_attention": batch.mask},

@@ -312,6 +312,19 @@ class Question:
     among: tuple[str, ...] = ()
 
 
+KINDS = 2 * len(TYPES) + 1  # see `kind_of`
+WORD_KINDS = (*(bool(own.options) for own in TYPES.values() for _ in range(2)), False)  # of one word, by kind
+
+
+def kind_of(question: Question) -> int:
+    """Number of a question's kind, below `KINDS`: its type, and whether several things could be meant; types that we do
+    not know are one kind, the last. What is easy about a single thing can be hard about one of several.
+    """
+    if question.type not in TYPES:
+        return KINDS - 1
+    return 2 * list(TYPES).index(question.type) + (len(question.among) > 1)
+
+
 def wording(template: str, fields: Mapping[str, str]) -> str:
     """Fill a template; `{The}` is `{the}` at the start of a sentence."""
     capital = {name[0].upper() + name[1:]: value[0].upper() + value[1:] for name, value in fields.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -17,6 +17,7 @@ from cope_model.presets import Geometry
 from cope_model.reference import CoPEModel
 from cope_training import directories, finetune, jobs, loop, primitives, qa
 from cope_training.batches import Mixture, QuestionBatches
+from cope_training.decoding import LR_SCALE, Decoded
 from cope_training.files import read_json
 from cope_training.packing import Prompts
 from cope_training.pretrain import NextFrame, PairBatches
@@ -25,6 +26,7 @@ from cope_training.views import layout_of
 from cope_training.vision import Labelling, PictureBatches
 
 MODEL = "model"  # the directory of a stage's result, within its folder
+Objective = Literal["next-frame", "decode"]
 NEXT_FRAME = "next_frame.safetensors"
 _TEXT_TOKENS = 512  # of a context, kept for questions and answers
 
@@ -122,9 +124,10 @@ def pretrain(
     options: VideoOptions,
     flips: bool,
     workers: int,
+    objective_name: Objective = "next-frame",
     stop_at: int | None = None,
 ) -> list[float]:
-    """Stage 1: the delta-encoder, against the frozen vision encoder.
+    """Stage 1: the delta-encoder alone.
 
     Args:
         source: model directory; a delta-encoder that it lacks is drawn.
@@ -132,6 +135,7 @@ def pretrain(
         out: folder of the run.
         settings: how to train.
         flips: mirror frames at random.
+        objective_name: `next-frame`, against the frozen vision encoder as in the paper, or `decode`, see `decoding`.
         stop_at: see `loop.train`.
 
     Returns:
@@ -143,7 +147,7 @@ def pretrain(
         _, found = open_data(data, cache, side=model.config.geometry.side, options=options, workers=workers)
     model.to(accelerator.device)
     torch.manual_seed(settings.seed + 2)
-    objective = NextFrame(model)
+    objective = NextFrame(model) if objective_name == "next-frame" else Decoded(model)
     batches = PairBatches(
         found.videos,
         size=settings.batch,
@@ -153,10 +157,17 @@ def pretrain(
         world=accelerator.num_processes,
     )
     groups = [loop.Group(list(objective.parameters()))]
+    if isinstance(objective, Decoded):
+        groups = [
+            loop.Group(list(objective.delta.parameters())),
+            loop.Group(list(objective.decoding.parameters()), LR_SCALE),
+        ]
     losses = loop.train(accelerator, objective, groups, batches, settings, out, "pretrain", stop_at=stop_at)
     if accelerator.is_main_process and len(losses) == settings.steps:
-        facts = {**_facts(source), "pretrain": {**asdict(settings), "skipped": len(found.skipped)}}
+        name = "pretrain" if isinstance(objective, NextFrame) else "decode"
+        facts = {**_facts(source), name: {**asdict(settings), "skipped": len(found.skipped)}}
         directories.save(model, source, out / MODEL, facts=facts)
+    if accelerator.is_main_process and len(losses) == settings.steps and isinstance(objective, NextFrame):
         state = {name: tensor.cpu() for name, tensor in objective.state_dict().items() if not name.startswith("delta.")}
         save_file(state, out / NEXT_FRAME)
     accelerator.wait_for_everyone()
@@ -174,6 +185,8 @@ def tune(
     mixture: Mixture,
     scales: Mapping[str, float],
     workers: int,
+    focus: bool = False,
+    decode: float = 0.0,
     dtype: str = "float32",
     stop_at: int | None = None,
 ) -> list[float]:
@@ -186,6 +199,7 @@ def tune(
         settings: how to train.
         mixture: how clips are shown.
         scales: share of the learning rate by part of the model; 0 freezes it.
+        focus, decode: see `finetune.Answering`.
         dtype: of the weights that are written.
         stop_at: see `loop.train`.
 
@@ -213,19 +227,23 @@ def tune(
         world=accelerator.num_processes,
     )
     groups = finetune.choose(model, scales)
-    objective = finetune.Answering(model)
+    torch.manual_seed(settings.seed + 3)
+    objective = finetune.Answering(model, focus=focus, decode=decode)
+    if decode:
+        groups.append(loop.Group(list(objective.decoding.parameters()), LR_SCALE))
     losses = loop.train(accelerator, objective, groups, batches, settings, out, "finetune", stop_at=stop_at)
     if accelerator.is_main_process and len(losses) == settings.steps:
-        facts = {
-            **_facts(source),
-            "finetune": {
-                **asdict(settings),
-                "mixture": asdict(mixture),
-                "scales": dict(scales),
-                "clips": len(clips),
-                "skipped": len(found.skipped),
-            },
+        before = _facts(source)
+        run = {
+            **asdict(settings),
+            "mixture": asdict(mixture),
+            "scales": dict(scales),
+            "focus": focus,
+            "decode": decode,
+            "clips": len(clips),
+            "skipped": len(found.skipped),
         }
+        facts = {**before, "finetune": [*before.get("finetune", []), run]}  # a model may be tuned several times
         directories.save(model, source, out / MODEL, dtype=dtype, facts=facts)
     accelerator.wait_for_everyone()
     return losses

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from cope_training.naming import named_questions
 from cope_training.questions import NOWHERE, TYPES, Question, wording
 from cope_training.scenes import COLOURS, DIRECTIONS, REFERENCE_PX, SHAPES, Leg, Scene, Thing
 from cope_training.telling import what_happens, what_is_there
@@ -403,6 +404,8 @@ def invent(
     words = np.random.default_rng([*stream, 6])
     for type_, sentence in (("describe", what_is_there(scene)), ("happens", what_happens(scene))):
         draft.questions.append(Question(type_, _template(type_, held_out, words), sentence))
+    if not held_out:
+        draft.questions += named_questions(scene, draft.questions, np.random.default_rng([*stream, 7]))
     return Story(chosen, scene, tuple(draft.questions), dict(draft.deck.dealt))
 
 

@@ -30,10 +30,10 @@ def what_happens(scene: Scene) -> str:
     if camera:
         return camera
     changes = [(thing, _change(thing, alone=len(scene.things) == 1)) for thing in _ordered(scene.things)]
-    appearing = any(thing.from_s > 0 or thing.until_s < _NEVER for thing in scene.things)
+    appearing = any(thing.from_s > 0 or leaves(thing) for thing in scene.things)
     names = Counter(thing.colour for thing in scene.things)
     told = [
-        f"{thing.colour if names[thing.colour] == 1 else _side(thing)} {change or 'stays'}"
+        f"{thing.colour if names[thing.colour] == 1 else side_of(thing)} {change or 'stays'}"
         for thing, change in changes
         if change or not appearing
     ]
@@ -44,13 +44,19 @@ def _ordered(things: Sequence[Thing]) -> list[Thing]:
     return sorted(things, key=lambda thing: (thing.colour, thing.x))
 
 
-def _side(thing: Thing) -> str:
+def leaves(thing: Thing) -> bool:
+    """Whether a thing disappears."""
+    return thing.until_s < _NEVER
+
+
+def side_of(thing: Thing) -> str:
+    """Half of the picture that a thing is in at the start."""
     return "left" if thing.x < _MIDDLE_PX else "right"
 
 
 def _place(thing: Thing, things: int) -> str:
     height = "" if things == 1 else "top " if thing.y < _MIDDLE_PX else "bottom "
-    return f"{height}{_side(thing)}"
+    return f"{height}{side_of(thing)}"
 
 
 def _camera(scene: Scene) -> str:
@@ -66,7 +72,7 @@ def _camera(scene: Scene) -> str:
 def _change(thing: Thing, *, alone: bool) -> str:
     if thing.from_s > 0:
         return "appears"
-    if thing.until_s < _NEVER:
+    if leaves(thing):
         return "disappears"
     if thing.spin:
         return f"rotates {_sense(thing.spin)}"
@@ -74,7 +80,7 @@ def _change(thing: Thing, *, alone: bool) -> str:
         return "grows" if thing.growth > 0 else "shrinks"
     if not thing.legs:
         return ""
-    ways = ", then ".join(_direction(leg.vx, leg.vy) for leg in thing.legs)
+    ways = ", then ".join(direction_of(leg) for leg in thing.legs)
     return f"moves {ways}" + ("" if len(thing.legs) > 1 else _pace(thing.legs[0]) * alone + _time(thing.legs[0]))
 
 
@@ -85,6 +91,11 @@ def _pace(leg: Leg) -> str:
 
 def _time(leg: Leg) -> str:
     return " early" if leg.end_s <= _MIDDLE_S else " late" if leg.start_s >= _MIDDLE_S else ""
+
+
+def direction_of(leg: Leg) -> str:
+    """The direction that a leg is closest to."""
+    return _direction(leg.vx, leg.vy)
 
 
 def _direction(vx: float, vy: float) -> str:

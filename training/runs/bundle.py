@@ -50,9 +50,11 @@ def by_keyframes(report: dict[str, Any]) -> str:
 
 def card(report: dict[str, Any], facts: dict[str, Any], parameters: int) -> str:
     """The model card."""
+    runs: list[tuple[str, Any]] = [(name, facts[name]) for name in ("vision", "pretrain", "decode") if name in facts]
+    runs += [(f"finetune, part {number}", run) for number, run in enumerate(facts["finetune"], 1)]
     stages = "\n".join(
-        f"- **{name}**: {facts[name]['steps']:,} steps of {facts[name]['batch']}, learning rate {facts[name]['lr']:g}"
-        for name in ("vision", "pretrain", "finetune")
+        f"- **{name}**: {run['steps']:,} steps of {run['batch']}, learning rate {run['lr']:g}{_asked(run)}"
+        for name, run in runs
     )
     figures = {name: f"{report[name]:.1f}" for name in ("motion_acc", "appearance_acc", "binding_acc")}
     return (
@@ -60,7 +62,7 @@ def card(report: dict[str, Any], facts: dict[str, Any], parameters: int) -> str:
         .read_text(encoding="utf-8")
         .format(
             parameters=parameters,
-            clips=facts["finetune"]["clips"],
+            clips=facts["finetune"][-1]["clips"],
             stages=stages,
             chances=", ".join(f"{report['chance'][name]:.0f}" for name in ("motion", "appearance", "binding")),
             by_type=by_type(report),
@@ -70,13 +72,19 @@ def card(report: dict[str, Any], facts: dict[str, Any], parameters: int) -> str:
     )
 
 
+def _asked(run: dict[str, Any]) -> str:
+    """Which questions a part of stage 2 asked, if not all."""
+    groups = run.get("mixture", {}).get("groups")
+    return f"; only {', '.join(f'`{name}`' for name in groups)}" if groups else ""
+
+
 def bundle(out: Path, target: Path = _TARGET) -> None:
     """Copy the model and its figures, and write the card.
 
     Raises:
         ValueError: the weights are too large to ship.
     """
-    model = out / "finetune" / "model"
+    model = out / "finetune-focus" / "model"
     weights = model / "model.safetensors"
     if weights.stat().st_size > _LARGEST:
         raise ValueError(f"{weights} has {weights.stat().st_size:,} bytes; at most {_LARGEST:,} are shipped")

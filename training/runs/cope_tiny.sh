@@ -35,22 +35,39 @@ $COPE train make-data "$OUT/held-out" --clips "$(clips 3612)" --seed "$SEED" --h
 train vision "$OUT/vision" --preset tiny --steps "$(steps 450 10)" --batch 32 --lr 1.5e-3 --warmup "$(steps 30 2)"
 train pretrain "$OUT/pretrain" --model "$OUT/vision/model" --data "$OUT/data" \
   --steps "$(steps 200 20)" --batch 32 --lr 1e-3 --warmup "$(steps 30 2)"
-# Mostly one keyframe per GOP, where delta-tokens have most to say; two and four so that every setting works. The vision
-# encoder stays frozen: stage 0 has taught it what it can see, and its backward pass would take a third of the time.
-finetune() {
-  train finetune "$1" --model "$2" --data "$OUT/data" --keyframes 1,1,1,1,1,1,2,4 --questions 6 --part-lr vision=0 --lr 1e-3 \
-    --steps "$3" --batch 16 --warmup "$(steps 100 2)" --dtype float16
+# Stage 2 in four parts, each from the model of the one before; the vision encoder stays frozen: stage 0 has taught it what
+# it can see, and its backward pass would take a third of the time. FOLDER and MODEL come first, then what
+# differs.
+tune() {
+  train finetune "$1" --model "$2" --data "$OUT/data" --part-lr vision=0 --lr 1e-3 "${@:3}"
 }
-STEPS=$(steps 3000 12)
-finetune "$OUT/finetune" "$OUT/pretrain/model" "$STEPS"
+# Mostly one keyframe per GOP, where delta-tokens have most to say; two and four so that every setting works.
+ALL=(--keyframes 1,1,1,1,1,1,2,4 --batch 16 --dtype float16)
+finetune() {
+  # 1. Everything. It learns what is true of a single thing, and to name things in sentences.
+  tune "$1" "$2" "${ALL[@]}" --questions 6 --steps "$(steps 3000 12)" --warmup "$(steps 100 2)"
+  # 2. Pictures alone, two types: where a named thing is. Among all other questions this is not learned.
+  tune "$1-stills" "$1/model" --groups side,colour,describe --without 1 --zeroed 0 --keyframes 1 --questions 8 --focus \
+    --seed $((SEED + 2)) --steps "$(steps 200 6)" --batch 32 --warmup "$(steps 30 2)"
+  # 3. Single things have taught the delta-encoder to forget places: it learns again to tell where motion is, then the
+  #    language model to use it, on questions about one of several things.
+  train pretrain "$1-decode" --objective decode --model "$1-stills/model" --data "$OUT/data" \
+    --seed $((SEED + 4)) --steps "$(steps 400 6)" --batch 96 --lr 2e-3 --warmup "$(steps 30 2)"
+  tune "$1-bind" "$1-decode/model" --groups which_moves,who_moves,named_direction --without 0 --zeroed 0 --keyframes 1 \
+    --questions 8 --focus --decode 0.3 --seed $((SEED + 3)) --steps "$(steps 250 6)" --batch 16 --warmup "$(steps 30 2)"
+  # 4. Everything again, what is still wrong first.
+  tune "$1-focus" "$1-bind/model" "${ALL[@]}" --questions 8 --focus --decode 0.3 --seed $((SEED + 1)) \
+    --steps "$(steps 1000 6)" --warmup "$(steps 50 2)"
+}
+finetune "$OUT/finetune" "$OUT/pretrain/model"
 
 # What stage 1 is worth, at equal steps: NO_PRETRAIN=1 trains the comparison too, which doubles the time.
 compare=()
 if [ -n "${NO_PRETRAIN:-}" ]; then
-  finetune "$OUT/no-pretrain" "$OUT/vision/model" "$STEPS"
-  compare=(--no-pretrain "$OUT/no-pretrain/model")
+  finetune "$OUT/no-pretrain" "$OUT/vision/model"
+  compare=(--no-pretrain "$OUT/no-pretrain-focus/model")
 fi
 
-$COPE train eval "$OUT/finetune/model" "$OUT/held-out" --pretrained "$OUT/pretrain" "${compare[@]}" \
+$COPE train eval "$OUT/finetune-focus/model" "$OUT/held-out" --pretrained "$OUT/pretrain" "${compare[@]}" \
   ${LIMIT:+--limit "$LIMIT"} --json --workers "$WORKERS" >"$OUT/eval.json"
-echo "wrote $OUT/finetune/model and $OUT/eval.json"
+echo "wrote $OUT/finetune-focus/model and $OUT/eval.json"
