@@ -54,7 +54,7 @@ def measure(
         tick: called with what is being done and which part of the whole that was, 0 to 1.
 
     Returns:
-        `conditions`, `weights_bytes` and `rows`; docs/benchmarks.md describes the fields.
+        `conditions`, `weights_bytes` and `rows`; docs/prefill.md describes the fields.
 
     Raises:
         ValueError: an argument is out of range, the device is not there, or its memory does not suffice.

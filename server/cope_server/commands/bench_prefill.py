@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=10, help="timed requests per row, rows in turns (default 10)")
     parser.add_argument("--no-graphs", action="store_true", help="decode without CUDA graphs")
     parser.add_argument("--compile", action="store_true", help="let torch.compile fuse small operations (minutes)")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the JSON there too")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -35,6 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from cope_model.prefill import measure
 
+    if arguments.out is not None and not arguments.out.parent.is_dir():
+        raise ValueError(f"--out: there is no folder {arguments.out.parent}")  # told before the minutes, not after
     logging.getLogger("cope_model").setLevel(logging.ERROR)  # what it warns of stands in the report's notes
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=stderr, transient=True) as progress:
@@ -48,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
             compile_layers=arguments.compile,
             tick=lambda what, part: progress.update(task, description=what, advance=part),
         )
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if arguments.json:
         stdout.print_json(json.dumps(report))
         return 0
