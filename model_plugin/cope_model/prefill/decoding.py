@@ -95,6 +95,7 @@ class Sequence:
         self._prompt = prompt
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
         self._places = torch.arange(storage.shape[4], device=device)
+        self._nothing_hidden = torch.zeros(storage.shape[4], device=device)
         self._cache = _Cache(storage, self._position)
         self._graph: torch.cuda.CUDAGraph | None = None
         self.token = torch.zeros(1, 1, dtype=torch.int64, device=device)
@@ -146,7 +147,7 @@ class Sequence:
         self._graph = graph
 
     def _step(self) -> None:
-        mask = torch.where(self._places > self._position, float("-inf"), 0.0)
+        mask = self._nothing_hidden.masked_fill(self._places > self._position, float("-inf"))
         embedding = self._language_model.embed_tokens(self.token)
         self._choose(self._run(embedding, self._position[None], mask)[:, 0])
         self._position += 1

@@ -156,6 +156,8 @@ def measure_roof(device: torch.device, dtype: torch.dtype) -> Roof:
     if device.type == "cuda":
         host = torch.ones(nbytes // 4, dtype=torch.uint8).pin_memory()
         transfer = host.nbytes / _best(lambda: target[: host.nbytes].copy_(host, non_blocking=True), device)
+        del left, right, out, source, target
+        torch.cuda.empty_cache()  # the model may need it in other pieces
     return Roof(2.0 * size**3 / product, 2.0 * nbytes / copy, transfer)
 
 

@@ -242,6 +242,8 @@ def find_device(name: str) -> torch.device:
             raise ValueError(f"device: there is no CUDA device; torch {torch.__version__} {built}")
         if device.index is not None and device.index >= torch.cuda.device_count():
             raise ValueError(f"device: {name} is not there; torch sees {torch.cuda.device_count()} GPUs")
+        # With its number: much of torch refuses a GPU without one.
+        device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         torch.cuda.set_device(device)
     elif device.type != "cpu":
         raise ValueError(f"device must be cpu, cuda or cuda:N, not {name!r}")
