@@ -91,6 +91,42 @@ def test_the_batched_and_cached_way_gives_the_references_logits(row: Row) -> Non
     assert len({int(logits.argmax()) for logits in expected}) > 1
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_replayed_steps_give_the_tokens_of_steps() -> None:
+    cuda = torch.device("cuda", 0)
+    model = random_model(tiny(), cuda, torch.float32)
+    model.load_state_dict(random_weights(model.cpu(), 3))
+    row = Row(1, 2)
+    pipeline = Pipeline(model.to(cuda), (row,), generated=12)
+    sequence = pipeline.sequences[row]
+    found: list[list[Tensor]] = []
+    for graphed in (False, True):
+        if graphed:
+            assert pipeline.capture(row) is None
+            assert sequence.graphed
+        pipeline.run(row)
+        found.append([])
+        with torch.inference_mode():
+            sequence.prefill(torch.ones(1, row.prompt_tokens(tiny().geometry), 192, device=cuda))
+            for _ in range(11):
+                sequence.step()
+                found[-1].append(sequence.logits.clone())
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-4)
+
+
+def test_a_step_that_cannot_be_recorded_stays_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(pool: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    pipeline = Pipeline(random_model(tiny(), CPU, torch.float32), SMALL, generated=3)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(pipeline.sequences[SMALL[1]], "capture", fail)
+    assert pipeline.capture(SMALL[1]) == "operation not permitted when stream is capturing"
+    assert not pipeline.sequences[SMALL[1]].graphed
+    assert pipeline.run(SMALL[1]).e2el_s > 0
+
+
 def test_a_sequence_refuses_another_length() -> None:
     pipeline = Pipeline(random_model(tiny(), CPU, torch.float32), SMALL, generated=4)
     with pytest.raises(ValueError, match="made for 608 tokens, not 3"):
