@@ -124,7 +124,7 @@ def _told(report: dict[str, Any]) -> str:
     noted = report["conditions"]
     roof = noted["roof"]
     return (
-        f"{report['preset']}, {report['weights_bytes'] / 1e9:.1f} GB of weights in {noted['dtype']}, on "
+        f"{report['preset']}, {report['weights_bytes'] / 1e9:.2f} GB of weights in {noted['dtype']}, on "
         f"{noted['device']} ({roof['flops_per_s'] / 1e12:.2f} TFLOP/s, {roof['bytes_per_s'] / 1e9:.0f} GB/s); "
         f"CUDA graphs {'on' if noted['cuda_graphs'] else 'off'}, torch.compile {'on' if noted['compiled'] else 'off'}; "
         f"{noted['threads']} threads, load {noted['load_1min']}; torch {noted['torch']}, "
