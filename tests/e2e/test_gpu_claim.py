@@ -30,7 +30,12 @@ def test_bench_and_server_of_a_preset(tmp_path: Path) -> None:
     require("ENGINE", find_spec("vllm") is not None, "vLLM is not installed (make setup)")
     mark = uuid.uuid4().hex  # whatever the script starts inherits its environment
     env = environment(
-        STEPS="bench serve", BENCH_ARGS="--repeats 1", XDG_CACHE_HOME=str(tmp_path / "cache"), COPE_TEST_MARK=mark
+        STEPS="bench serve",
+        BENCH_ARGS="--repeats 1",
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
+        COPE_TEST_MARK=mark,
+        # Several threads wait for each other at every small matrix: minutes instead of seconds on a busy machine.
+        OMP_NUM_THREADS="1",
     )
     out = tmp_path / "out"
     done = run(out, env)
