@@ -60,7 +60,7 @@ def motion_patches(motion: Tensor, cells: int) -> Tensor:
 
 
 class TransformerLayer(nn.Module):
-    """PreNorm self-attention and a GELU MLP of four times the width: (P, L, d) -> (P, L, d)."""
+    """PreNorm self-attention and a GELU MLP of four times the width: (P, L, d) -> (P, keep or L, d)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -72,13 +72,21 @@ class TransformerLayer(nn.Module):
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """One layer."""
+    def forward(self, x: Tensor, keep: int | None = None) -> Tensor:
+        """One layer; with `keep`, only the outputs of the first so many positions, which still attend to all."""
         p, length, d = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(p, length, 3, self.heads, d // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        normed = self.attention_norm(x)
+        if keep is None:
+            keep = length
+            qkv = self.qkv(normed)
+            q, k, v = qkv.view(p, length, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        else:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = F.linear(normed[:, :keep], weight[:d], bias[:d]).view(p, keep, self.heads, -1).transpose(1, 2)
+            kv = F.linear(normed, weight[d:], bias[d:])
+            k, v = kv.view(p, length, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v)
-        x = x + self.out(attended.transpose(1, 2).reshape(p, length, d))
+        x = x[:, :keep] + self.out(attended.transpose(1, 2).reshape(p, keep, d))
         out: Tensor = x + self.fc2(F.gelu(self.fc1(self.mlp_norm(x))))
         return out
 
@@ -97,9 +105,11 @@ class QueryTransformer(nn.Module):
         """The queries' outputs."""
         queries = self.queries.expand(patches.shape[0], -1, -1)
         x = torch.cat([queries, patches + self.positions], 1)
-        for layer in self.layers:
-            x = layer(x)
-        out: Tensor = self.norm(x[:, : self.queries.shape[0]])
+        # Nobody reads what the last layer makes of the patches: it is five sixths of that layer's work.
+        last = len(self.layers) - 1
+        for number, layer in enumerate(self.layers):
+            x = layer(x, self.queries.shape[0] if number == last else None)
+        out: Tensor = self.norm(x)
         return out
 
 

@@ -11,14 +11,13 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, DynamicCache, Qwen2Model, SiglipVisionModel
 
-from cope_codec.primitives import GopPrimitives
 from cope_model.config import CoPEConfig
 from cope_model.delta_encoder import DeltaEncoder
 from cope_model.frames import normalize_keyframes, pool_frames
@@ -28,6 +27,9 @@ from cope_model.llava import LlavaQwenConfig, load_config
 from cope_model.projector import Projector
 from cope_model.prompts import mark_placeholders, time_instruction
 from cope_model.weights import DELTA, cope_name, mismatches, shards
+
+if TYPE_CHECKING:  # a model can be built and timed where no codec is installed
+    from cope_codec.primitives import GopPrimitives
 
 
 class _VisionTower(nn.Module):
@@ -41,8 +43,10 @@ class _VisionTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, S, S) to (N, g * g, D): the hidden state that the configuration names, before any final norm."""
-        hidden = self.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
-        out: Tensor = hidden[-1]
+        # Layer by layer past its own `forward`, which would apply the final norm; asking that for all hidden states
+        # instead would keep 27 of them.
+        tower = self.vision_model
+        out: Tensor = tower.encoder(inputs_embeds=tower.embeddings(pixels)).last_hidden_state
         return out
 
 

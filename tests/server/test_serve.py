@@ -59,6 +59,13 @@ def test_a_model_is_found_however_it_is_named(model: Path, monkeypatch: pytest.M
     assert serve.model_directory(None) == tmp_path
 
 
+def test_a_preset_and_a_model_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="--preset tiny is a model by itself: some/model cannot be served"):
+        serve.preset_directory("tiny", "some/model")
+    with pytest.raises(ValueError, match="--preset must be one of 7b, 7b-light, tiny, not '70b'"):
+        serve.preset_directory("70b", None)
+
+
 def test_plugins_are_added_to_what_the_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("VLLM_MEDIA_CONNECTOR", "VLLM_NO_USAGE_STATS", "VLLM_CPU_KVCACHE_SPACE", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "kept")

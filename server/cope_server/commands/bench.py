@@ -1,4 +1,4 @@
-"""`cope bench codec`: extraction against plain decoding; `cope bench delta`: a P-frame against a keyframe."""
+"""`cope bench codec`: extraction against plain decoding; `delta` and `prefill` have modules of their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from rich.progress import Progress
 from rich.table import Table
 
-from cope_server.commands import bench_delta
+from cope_server.commands import bench_delta, bench_prefill
 from cope_server.commands.video_arguments import stderr, stdout
 
 
@@ -51,11 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench_delta.add_arguments(
         what.add_parser("delta", help="time of a P-frame in the delta-encoder against a keyframe in SigLIP")
     )
+    bench_prefill.add_arguments(
+        what.add_parser("prefill", help="TTFT and E2EL of the whole model with random weights, dense and codec")
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and report."""
-    return bench_delta.run(arguments) if arguments.what == "delta" else _codec(arguments)
+    commands = {"codec": _codec, "delta": bench_delta.run, "prefill": bench_prefill.run}
+    return commands[arguments.what](arguments)
 
 
 def _codec(arguments: argparse.Namespace) -> int:

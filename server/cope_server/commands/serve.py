@@ -16,11 +16,12 @@ _BUNDLED = "cope-tiny"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`cope serve [MODEL] [vLLM options]`: codec workers, uploaded files, API keys, private media and logs are ours."""
     parser.usage = (
-        "cope serve [MODEL] [--codec-...] [--files-...] [--api-key-file FILE] [--share-caches] "
+        "cope serve [MODEL | --preset NAME] [--codec-...] [--files-...] [--api-key-file FILE] [--share-caches] "
         "[--allow-private-media HOST] [--log-format json] [vLLM options]      "
         "(cope serve --help=all lists vLLM's options)"
     )
     parser.allow_abbrev = False  # vLLM's options are not ours to guess at
+    parser.add_argument("--preset", metavar="NAME")
     codec_settings.add_arguments(parser)
     file_settings.add_arguments(parser)
     access.add_arguments(parser)
@@ -43,8 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="cope serve", description=__doc__))
     given = parser.parse_args(words)
-    model = model_directory(given.model_tag or (given.model if given.model != parser.get_default("model") else None))
-    args = parser.parse_args([*defaults(model), *words])
+    named = given.model_tag or (given.model if given.model != parser.get_default("model") else None)
+    if arguments.preset is None:
+        model, chosen = model_directory(named), []
+    else:
+        model, chosen = preset_directory(arguments.preset, named), ["--load-format", "dummy"]
+    args = parser.parse_args([*defaults(model), *chosen, *words])
     args.model_tag = args.model = str(model) if model else args.model_tag or args.model
     args.subparser = "serve"
     access.to_environment(arguments, args.api_key)
@@ -94,6 +99,19 @@ def model_directory(name: str | None) -> Path | None:
         return bundled_model()
     path = Path(name)
     return path if path.is_dir() else None
+
+
+def preset_directory(preset: str, named: str | None) -> Path:
+    """A model of a preset's shape without weights, for which the engine draws random ones.
+
+    Raises:
+        ValueError: there is no such preset, or a model is named too.
+    """
+    if named is not None:
+        raise ValueError(f"--preset {preset} is a model by itself: {named} cannot be served at the same time")
+    from cope_model.shapes import cached_shape
+
+    return cached_shape(preset)
 
 
 def defaults(model: Path | None) -> list[str]:
