@@ -20,11 +20,13 @@ from cope_codec.extract import primitives_key
 from cope_codec.options import VideoOptions
 from cope_codec.pool import CodecPool
 from cope_model.presets import PRESETS
+from cope_server.admission import Gate
 from cope_server.errors import add_error_handlers
 from cope_server.files import prefetch
 from cope_server.files.prefetch import Prefetch, Prefetches
 from cope_server.files.routes import router
 from cope_server.files.store import FileLimits, FileStore
+from cope_server.limit_settings import LimitSettings
 
 GEOMETRY = PRESETS["tiny"].geometry
 WANTED = Prefetch("primitives", {"fps": 1.0})
@@ -147,6 +149,7 @@ def app(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
         state = made.state
         state.cope_files, state.cope_codec_executor, state.cope_keyed = store, pool, False
         state.cope_geometry, state.cope_context_tokens, state.cope_connector = GEOMETRY, 300, CoPEConnector
+        state.cope_gate = Gate(LimitSettings())
         yield made
         extraction.uninstall()
 
