@@ -202,6 +202,9 @@ def drain_first(engine: Any, drain: Drain, loop: asyncio.AbstractEventLoop, api_
                 limit = max(limit - 5.0, limit / 2)
             asyncio.run_coroutine_threadsafe(drain.run(limit), loop).result()
             timeout = _ENGINE_S if timeout else timeout
+            handler = getattr(engine, "output_handler", None)
+            if handler is not None:  # else vLLM logs the engine's end as a failure of this task
+                loop.call_soon_threadsafe(handler.cancel)
         stop(timeout=timeout)
 
     engine.shutdown = shutdown
