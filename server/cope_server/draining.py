@@ -49,7 +49,7 @@ class Drain:
         if self._running:
             logger.warning("%d requests did not finish within %g s and are broken off", len(self._running), limit_s)
         for running in self._running:
-            running.broken.set()
+            running.end()
         await self._ended(_LAST_WORDS_S)
         for running in self._running:
             running.task.cancel()
@@ -79,17 +79,22 @@ class Running:
 
     Attributes:
         task: in which.
-        broken: it is to end now.
+        broken: done when it is to end.
         begun: its answer has.
         stream: its answer is a stream of events.
         complete: the last byte of its answer was sent.
     """
 
     task: asyncio.Task[Any]
-    broken: asyncio.Event = field(default_factory=asyncio.Event)
+    broken: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     begun: bool = False
     stream: bool = False
     complete: bool = False
+
+    def end(self) -> None:
+        """Break it off."""
+        if not self.broken.done():
+            self.broken.set_result(None)
 
 
 class DrainMiddleware:
@@ -128,7 +133,7 @@ class DrainMiddleware:
 
         async def receive_or_end() -> Message:
             nonlocal body_read
-            if running.broken.is_set():
+            if running.broken.done():
                 return {"type": "http.disconnect"}
             if not body_read:
                 message = await receive()
@@ -137,7 +142,7 @@ class DrainMiddleware:
             return await _first_of(receive, running.broken)
 
         async def send_unless_broken(message: Message) -> None:
-            if running.broken.is_set():
+            if running.broken.done():
                 return
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -152,25 +157,24 @@ class DrainMiddleware:
         try:
             await self.app(scope, receive_or_end, send_unless_broken)
         except asyncio.CancelledError:
-            if not running.broken.is_set():
+            if not running.broken.done():
                 raise
             running.task.uncancel()
         except Exception:
-            if not running.broken.is_set():
+            if not running.broken.done():
                 raise  # else what an application says to a client that has left
-        if running.broken.is_set() and not running.complete:
+        if running.broken.done() and not running.complete:
             await _last_words(running, scope, receive, send)
 
 
-async def _first_of(receive: Receive, broken: asyncio.Event) -> Message:
+async def _first_of(receive: Receive, broken: asyncio.Future[None]) -> Message:
     """The client's next message, or that it has left."""
-    messages, breaks = asyncio.ensure_future(receive()), asyncio.ensure_future(broken.wait())
+    message = asyncio.ensure_future(receive())
     try:
-        await asyncio.wait((messages, breaks), return_when=asyncio.FIRST_COMPLETED)
-        return messages.result() if messages.done() else {"type": "http.disconnect"}
+        await asyncio.wait((message, broken), return_when=asyncio.FIRST_COMPLETED)
+        return message.result() if message.done() else {"type": "http.disconnect"}
     finally:
-        messages.cancel()
-        breaks.cancel()
+        message.cancel()
 
 
 async def _last_words(running: Running, scope: Scope, receive: Receive, send: Send) -> None:
