@@ -47,10 +47,13 @@ def free_port() -> int:
 
 
 def start(folder: Path, log: Path, *words: str) -> Server:
-    """`cope serve` with the bundled model; waits until it is healthy. It keeps uploads beside the log."""
+    """`cope serve` with the bundled model; waits until it is healthy.
+
+    It keeps uploads beside the log, and ends at once when told to.
+    """
     port = free_port()
     command = [sys.executable, "-m", "cope_server.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--files-dir", str(log.parent / "files"), *words]
+    command += ["--files-dir", str(log.parent / "files"), "--shutdown-timeout", "0", *words]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     server = Server(f"http://127.0.0.1:{port}", folder, log, process)

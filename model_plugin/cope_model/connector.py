@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.request import url2pathname
@@ -27,7 +28,7 @@ from vllm.multimodal.media.base import MediaIO, MediaWithBytes
 from vllm.multimodal.media.image import ImageMediaIO
 from vllm.multimodal.media.video import VideoMediaIO
 
-from cope_model import account, fetching, isolation, loader
+from cope_model import account, admission, fetching, isolation, loader
 from cope_model.addresses import AddressPolicy, RefusedUrlError
 from cope_model.extraction import in_charge
 
@@ -129,6 +130,8 @@ class _Part(MediaIO[Any]):  # type: ignore[misc]
         self.decoding_since = time.perf_counter()
         try:
             yield
+        except MediaError:
+            raise
         except CodecError as error:
             raise from_codec(error, self.part) from error
         except account.ContextExceededError as error:
@@ -197,8 +200,11 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         start = time.perf_counter()
         async with self._fetched(url, media_io, fetch_timeout, elsewhere=extraction is not None) as (media, part):
             if extraction is not None and isinstance(media, _Fetched):
+                limits = admission.current.get()
+                turn = None if limits is None else partial(limits.decoding, part=part.part)
                 with part.decoding():
-                    media = MediaWithBytes(await loader.load_async(media.source, extraction, **part.inner.kwargs), b"")
+                    loaded = await loader.load_async(media.source, extraction, turn=turn, **part.inner.kwargs)
+                media = MediaWithBytes(loaded, b"")
         salt = isolation.current.get()
         if salt is not None and isinstance(media, MediaWithBytes) and not part.is_video:
             media.io_config = {**(media.io_config or {}), "salt": salt}  # goes into vLLM's hash of an image
@@ -258,6 +264,9 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
     ) -> AsyncIterator[tuple[Any, _Part]]:
         """What a URL leads to, for as long as the block lasts: a video that others will open is a `_Fetched`."""
         plain, part = self._prepare(url, media_io, elsewhere=elsewhere)
+        limits = admission.current.get()
+        if limits is not None and part.is_video:
+            limits.add_video(part.part)
         with ExitStack() as until_loaded:
             with _fetching(part):
                 if plain.startswith(FILE_ID):
@@ -277,14 +286,28 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
 
         # Pieces go to the page cache, which takes microseconds; a thread for each would take longer.
         file = keep.enter_context(tempfile.TemporaryFile())
+        limits, held = admission.current.get(), 0
+
+        def release() -> None:
+            nonlocal held
+            if limits is not None:
+                limits.release_bytes(held)
+            held = 0
+
+        keep.callback(release)
 
         def write(piece: bytes) -> None:
+            nonlocal held
+            if limits is not None:
+                limits.hold_bytes(len(piece), part.part)
+                held += len(piece)
             try:
                 file.write(piece)
             except OSError as error:
                 raise RuntimeError("there is no room to keep what is fetched") from error  # not the URL's fault
 
         def restart() -> None:
+            release()
             file.seek(0)
             file.truncate()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,7 @@ async def load_async(
     side: int | None = None,
     options: VideoOptions | Mapping[str, Any] | None = None,
     check: Callable[[VideoPlan], None] | None = None,
+    turn: Callable[..., AbstractAsyncContextManager[None]] | None = None,
     **defaults: Any,
 ) -> tuple[VideoGops, dict[str, Any]]:
     """`load_source` by an executor's workers; cancelling the coroutine frees them.
@@ -122,6 +124,8 @@ async def load_async(
         side: S, side of the model's square input, pixels; None is the one that the executor was installed for.
         options: how to cut the video; None is the defaults.
         check: called with the plan before anything is decoded; what it raises stops the loading.
+        turn: called with the clip's length in seconds, the pixels to decode of it and `at_once`, whether the cache has
+            everything already; what it returns is entered while GOPs are decoded.
         defaults: single options by name; `options` win.
 
     Raises:
@@ -129,6 +133,7 @@ async def load_async(
             `out_of_memory`, `worker_died`, `cancelled`).
     """
     from cope_codec.extract import primitives_key
+    from cope_codec.groups import decoded_packets
 
     start = time.perf_counter()
     video = await extraction.executor.open_async(source, merged(options, defaults))
@@ -138,7 +143,9 @@ async def load_async(
     side = extraction.side if side is None else side
     store = extraction.flights.store
     cached = all(store.peek((salt or "") + primitives_key(gop, side)) is not None for gop in video.plan.gops)
-    gops = await extraction.flights.extract(video, side, salt or "")
+    pixels = decoded_packets(video.plan.gops) * video.info.width * video.info.height
+    async with nullcontext() if turn is None else turn(video.plan.seconds, pixels, at_once=cached):
+        gops = await extraction.flights.extract(video, side, salt or "")
     loaded = VideoGops(video, tuple(gops), time.perf_counter() - start, salt, cached)
     return loaded, _metadata(loaded)
 

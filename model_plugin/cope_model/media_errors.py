@@ -20,6 +20,7 @@ MediaErrorCode = Literal[
     "invalid_media",
     "invalid_part",
     "context_exceeded",
+    "too_many_videos",
 ]
 FetchErrorCode = Literal[
     "unreachable_url",
@@ -36,8 +37,9 @@ MEANINGS: Mapping[MediaErrorCode | FetchErrorCode, str] = {
     "invalid_media": "the bytes are no image, or an uploaded video was given as one",
     "invalid_part": "a message part without what it should hold",
     "context_exceeded": "the videos of a request take more tokens than the model's context holds",
+    "too_many_videos": "more videos than one request may have (`--limit-videos`)",
     "unreachable_url": "nobody answers, or not in time, or with an error status, or with too many redirects",
-    "media_too_large": "more than `VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB`",
+    "media_too_large": "more than `VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB`, or than the server holds (`--limit-held-mb`)",
 }
 
 

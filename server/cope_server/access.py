@@ -10,11 +10,10 @@ from collections.abc import AsyncGenerator, Callable, Mapping, MutableMapping, S
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cope_model import isolation
-from cope_server.errors import error_body
+from cope_server.errors import refusal
 from cope_server.keys import FILE_VARIABLE, KEYS_VARIABLE, KeyRing
 
 if TYPE_CHECKING:
@@ -83,8 +82,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, how: str) -> None:
         await send({"type": "websocket.close", "code": 1008, "reason": "invalid API key"})
         return
     message = "give an API key: Authorization: Bearer KEY" if how == "no" else "the API key is not known here"
-    headers = {"WWW-Authenticate": "Bearer"}
-    await JSONResponse(error_body(message, None, "invalid_api_key"), 401, headers)(scope, receive, send)
+    await refusal("invalid_api_key", message, headers={"WWW-Authenticate": "Bearer"})(scope, receive, send)
 
 
 def guard(app: FastAPI, environment: Mapping[str, str] = os.environ) -> None:

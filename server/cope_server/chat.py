@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cope_model import account
 from cope_server import clocks
 from cope_server.account import video_account
-from cope_server.errors import ending_clearly
+from cope_server.errors import CLIENT_CLOSED_REQUEST, ending_clearly
 from cope_server.files.routes import uploads_of
 from cope_server.parts import PartError, translate_messages
 from cope_server.stages import RequestClock, timings
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _USAGE = b'"usage":{'
 _NO_CHOICES = b'"choices":[]'  # the last chunk of a stream
-_CLIENT_CLOSED_REQUEST = 499  # nginx's, for logs
 
 
 def make_router() -> APIRouter:
@@ -48,7 +47,7 @@ def make_router() -> APIRouter:
             if clock is not None:
                 _note(clock, request, videos)
         if response is None:  # the client has left; nobody will read this
-            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         return response if clock is None or response.status_code != 200 else _with_account(response, clock)
 
     def hand_over(handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -25,16 +25,24 @@ class CoPEEndpoint:
     def attach_router(self, app: FastAPI) -> None:
         """Add the routes; the engine does not exist yet."""
         from cope_server.access import guard
+        from cope_server.admission import AdmissionMiddleware, Gate
         from cope_server.chat import make_router
         from cope_server.clocks import ClockMiddleware
         from cope_server.codec_metrics import RefreshMiddleware
+        from cope_server.draining import Drain, DrainMiddleware
         from cope_server.errors import add_error_handlers
         from cope_server.files.routes import router as files
+        from cope_server.limit_settings import LimitSettings
         from cope_server.plans import router as plans
 
+        app.state.cope_gate = Gate(LimitSettings.from_environment())
+        app.state.cope_drain = Drain()
+        # The last one is called first.
+        app.add_middleware(AdmissionMiddleware, gate=app.state.cope_gate)
         app.add_middleware(ClockMiddleware)
         app.add_middleware(RefreshMiddleware)
         guard(app)
+        app.add_middleware(DrainMiddleware, drain=app.state.cope_drain)
         add_error_handlers(app)
         app.include_router(make_router())
         app.include_router(files)
@@ -45,6 +53,7 @@ class CoPEEndpoint:
         """Keep what the routes need, and warm up before the first client can connect."""
         from cope_server import tracing
         from cope_server.access import salt_engine
+        from cope_server.draining import drain_first
         from cope_server.engine_clock import ClockedEngine
         from cope_server.warmup import warm_up
 
@@ -54,12 +63,15 @@ class CoPEEndpoint:
         state.cope_geometry = geometry
         state.cope_context_tokens = engine_client.model_config.max_model_len
         state.cope_connector = partial(_make_connector, engine_client.model_config)
+        api_servers = getattr(args, "api_server_count", None) or 1
         salt_engine(engine_client)
         await _open_files(state, args)
-        await _start_workers(state, geometry.side, getattr(args, "api_server_count", None) or 1)
+        await _start_workers(state, geometry.side, api_servers)
         if os.environ.get("COPE_WARMUP", "1") != "0":
             await warm_up(state)
         state.openai_serving_chat.engine_client = ClockedEngine(engine_client)
+        state.cope_drain.also_end(state.cope_prefetches.close)
+        drain_first(engine_client, state.cope_drain, asyncio.get_running_loop(), api_servers)
         if getattr(args, "otlp_traces_endpoint", None):
             tracing.switch_on()
 
@@ -89,6 +101,7 @@ async def _start_workers(state: State, side: int, api_servers: int) -> None:
     executor = await asyncio.to_thread(settings.make_executor, api_servers)
     state.cope_codec_metrics = CodecMetrics(extraction.install(executor, side))
     state.cope_codec_executor = executor
+    state.cope_gate.workers(executor.size)
     await asyncio.to_thread(executor.wait_until_warm)
     state.cope_codec_metrics.start()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, get_args
@@ -11,6 +11,7 @@ from cope_server.metrics import REJECTED
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.responses import JSONResponse
 
 
 # What is not the usual 400 of a bad part, or 422 of a URL that does not give its bytes.
@@ -23,13 +24,20 @@ _STATUS: dict[str, HTTPStatus] = {
     "worker_died": HTTPStatus.UNPROCESSABLE_ENTITY,
     "queue_full": HTTPStatus.TOO_MANY_REQUESTS,
     "cancelled": HTTPStatus.SERVICE_UNAVAILABLE,  # the server is shutting down
+    "too_many_videos": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "too_many_requests": HTTPStatus.TOO_MANY_REQUESTS,
+    "request_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "unknown_file": HTTPStatus.NOT_FOUND,
     "file_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "quota_exceeded": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "storage_full": HTTPStatus.INSUFFICIENT_STORAGE,
 }
 # Refusals that no part is at fault for.
-REQUEST_MEANINGS = {"invalid_api_key": "no API key, or one that is not known here"}
+REQUEST_MEANINGS = {
+    "invalid_api_key": "no API key, or one that is not known here",
+    "request_too_large": "the body has more bytes than one request may have (`--limit-body-mb`)",
+    "too_many_requests": "too many requests, or bytes of them, are being answered, in all or for this API key",
+}
 _TYPES = {
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
     HTTPStatus.SERVICE_UNAVAILABLE: "service_unavailable",
@@ -37,6 +45,7 @@ _TYPES = {
 }
 _TO_BE_TRIED_AGAIN = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _RETRY_AFTER_S = 1
+CLIENT_CLOSED_REQUEST = 499  # nginx's, for logs
 
 
 class ShuttingDownError(Exception):
@@ -64,30 +73,35 @@ def add_error_handlers(app: FastAPI) -> None:
     The codes are those of `cope_model.media_errors`, `cope_codec.errors` and `cope_server.files.errors`.
     """
     from starlette.requests import Request
-    from starlette.responses import JSONResponse
 
     from cope_model.media_errors import MediaError, MediaFetchError
     from cope_server.files.errors import FileError
 
     async def media_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, MediaError | MediaFetchError | FileError)
-        status = http_status(error.code)
-        kind = _TYPES.get(status, "invalid_request_error")
-        headers = {"Retry-After": str(_RETRY_AFTER_S)} if status in _TO_BE_TRIED_AGAIN else None
-        REJECTED.labels(error.code).inc()
-        return JSONResponse(error_body(str(error), error.parameter, error.code, kind), status, headers)
+        return refusal(error.code, str(error), error.parameter)
 
     async def shutting_down(_: Request, error: Exception) -> JSONResponse:
-        status = HTTPStatus.SERVICE_UNAVAILABLE
-        headers = {"Retry-After": str(_RETRY_AFTER_S)}
-        REJECTED.labels("cancelled").inc()
-        return JSONResponse(error_body(str(error), None, "cancelled", _TYPES[status]), status, headers)
+        return refusal("cancelled", str(error))
 
     # Starlette takes the handler of the most special class, so these come before vLLM's for its base classes.
     app.add_exception_handler(MediaError, media_error)
     app.add_exception_handler(MediaFetchError, media_error)
     app.add_exception_handler(FileError, media_error)
     app.add_exception_handler(ShuttingDownError, shutting_down)
+
+
+def refusal(
+    code: str, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The answer to a request that is refused with one of our codes; it is counted."""
+    from starlette.responses import JSONResponse
+
+    status = http_status(code)
+    again = {"Retry-After": str(_RETRY_AFTER_S)} if status in _TO_BE_TRIED_AGAIN else {}
+    REJECTED.labels(code).inc()
+    body = error_body(message, param, code, _TYPES.get(status, "invalid_request_error"))
+    return JSONResponse(body, status, {**again, **(headers or {})})
 
 
 def error_body(message: str, param: str | None, code: str, kind: str = "invalid_request_error") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 # From a cached clip on a GPU (10 ms) to a long cold video on a CPU (60 s).
 _SECONDS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 20, 30, 45, 60)
@@ -37,3 +37,18 @@ REJECTED = Counter(
     "Requests refused with one of the codes of docs/errors.md.",
     labelnames=("code",),
 )
+REQUESTS = Gauge("cope_requests", "POST requests that are being answered or wait.", multiprocess_mode="livesum")
+VIDEO_REQUESTS = Gauge(
+    "cope_video_requests", "Of these, and of prefetches, those with video.", multiprocess_mode="livesum"
+)
+WAITING_SECONDS = Gauge(
+    "cope_waiting_video_seconds",
+    "Length of the videos that wait for codec workers or are being decoded.",
+    multiprocess_mode="livesum",
+)
+WAITING_PIXELS = Gauge(
+    "cope_waiting_video_pixels",
+    "What is to be decoded of them, in source pixels.",
+    multiprocess_mode="livesum",
+)
+HELD_BYTES = Gauge("cope_held_bytes", "Request bodies and fetched videos.", multiprocess_mode="livesum")

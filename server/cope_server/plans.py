@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
+from starlette.responses import Response
 
 from cope_codec.errors import CodecError
 from cope_codec.options import VideoOptions
@@ -41,18 +42,28 @@ _BODY = {
 router = APIRouter(tags=["videos"])
 
 
-@router.post("/v1/videos/plan", openapi_extra={"requestBody": _BODY})
-async def plan_video(request: Request) -> dict[str, Any]:
+@router.post("/v1/videos/plan", openapi_extra={"requestBody": _BODY}, response_model=None)
+async def plan_video(request: Request) -> dict[str, Any] | Response:
     """Tokens and slots of a video for every set of options, with the count of dense frames beside it."""
+    from vllm.entrypoints.serve.utils.api_utils import with_cancellation
+
     from cope_model import account
-    from cope_server.errors import ending_clearly
+    from cope_server.errors import CLIENT_CLOSED_REQUEST, ending_clearly
     from cope_server.files.routes import uploads_of
 
     state = request.app.state
     url, source, sets = _read(await _body(request))
     account.current.set(account.RequestVideos(state.cope_geometry, state.cope_context_tokens, uploads_of(request)))
+
+    async def plan(_: None, __: Request) -> list[VideoPlan]:
+        named = [(name, options) for name, options, _ in sets]
+        plans: list[VideoPlan] = await state.cope_connector().plan_async(url, source, named)
+        return plans
+
     with ending_clearly():
-        plans = await state.cope_connector().plan_async(url, source, [(name, options) for name, options, _ in sets])
+        plans = await with_cancellation(plan)(None, request)
+    if plans is None:  # the client has left, and a worker is free
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
     return {
         "object": "video.plan",
         "context_tokens": state.cope_context_tokens,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import uuid
 from pathlib import Path
 
+import httpx
 import psutil
+from messages import text, user
 from serving import Server, start, stop
 
 
@@ -35,10 +38,19 @@ def marked(process: psutil.Process, mark: str) -> bool:
 
 
 def test_sigterm_ends_the_server_and_its_engine(tmp_path: Path) -> None:
-    running = start(tmp_path, tmp_path / "server.log")
+    """Also in the middle of an answer, once its time is over: the client is told."""
+    running = start(tmp_path, tmp_path / "server.log", "--shutdown-timeout", "1")
     children = psutil.Process(running.process.pid).children(recursive=True)
     assert children
-    assert stop(running) == 0
+    body = {"model": "cope-tiny", "messages": user(text("Hello")), "max_completion_tokens": 6000, "ignore_eos": True}
+    with httpx.stream(
+        "POST", f"{running.url}/v1/chat/completions", json={**body, "stream": True}, timeout=60
+    ) as answer:
+        lines = (line for line in answer.iter_lines() if line)
+        next(lines)
+        assert stop(running) == 0
+        last = list(lines)[-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "cancelled"
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
 

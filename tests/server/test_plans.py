@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -146,3 +148,38 @@ def test_a_refused_video_is_told_what_would_fit(tmp_path: Path) -> None:
     RequestVideos(GEOMETRY, least + 1).check(cope_codec.open(clip(30), VideoOptions(keyframes_per_gop=1)).plan)
     assert "frames=2 would fit" in refused(3 * GEOMETRY.i_tokens, 30, frames=16)
     assert refused(10, 30).endswith("ask for a lower fps or a shorter clip")
+
+
+def test_a_client_that_leaves_waits_for_no_plan(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        class Endless:
+            async def plan_async(self, *_: Any) -> None:
+                begun.set()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    ended.set()
+
+        monkeypatch.setattr(app.state, "cope_connector", Endless)
+        messages = [{"type": "http.request", "body": json.dumps({"url": SHORT}).encode(), "more_body": False}]
+        statuses = []
+
+        async def receive() -> Any:
+            if messages:
+                return messages.pop()
+            await begun.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            statuses.append(message.get("status"))
+
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/v1/videos/plan", "headers": headers, "query_string": b""}
+        async with asyncio.timeout(5):
+            await app(scope, receive, send)
+            await ended.wait()
+        assert statuses[0] == 499
+
+    asyncio.run(run())

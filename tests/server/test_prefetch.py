@@ -20,11 +20,13 @@ from cope_codec.extract import primitives_key
 from cope_codec.options import VideoOptions
 from cope_codec.pool import CodecPool
 from cope_model.presets import PRESETS
+from cope_server.admission import Gate
 from cope_server.errors import add_error_handlers
 from cope_server.files import prefetch
 from cope_server.files.prefetch import Prefetch, Prefetches
 from cope_server.files.routes import router
 from cope_server.files.store import FileLimits, FileStore
+from cope_server.limit_settings import LimitSettings
 
 GEOMETRY = PRESETS["tiny"].geometry
 WANTED = Prefetch("primitives", {"fps": 1.0})
@@ -48,10 +50,10 @@ def told(store: FileStore, name: str, owner: str = "me") -> dict[str, Any]:
     return found
 
 
-async def ended(store: FileStore, name: str) -> dict[str, Any]:
-    while told(store, name)["status"] in ("queued", "running"):  # noqa: ASYNC110 - as a client would
+async def ended(store: FileStore, name: str, owner: str = "me") -> dict[str, Any]:
+    while told(store, name, owner)["status"] in ("queued", "running"):  # noqa: ASYNC110 - as a client would
         await asyncio.sleep(0.01)
-    return told(store, name)
+    return told(store, name, owner)
 
 
 class _Refused(Exception):
@@ -97,6 +99,8 @@ def test_what_is_cancelled_is_told_and_frees_its_turn(store: FileStore) -> None:
         await prefetches.begin(second, WANTED, asyncio.Event().wait)
         await prefetches.close()
         assert told(store, second)["error"] == "cancelled"
+        late = json.loads(await prefetches.begin(first, WANTED, asyncio.Event().wait))  # the server is ending
+        assert (late["status"], late["error"]) == ("failed", "cancelled")
 
     asyncio.run(run())
 
@@ -147,6 +151,7 @@ def app(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
         state = made.state
         state.cope_files, state.cope_codec_executor, state.cope_keyed = store, pool, False
         state.cope_geometry, state.cope_context_tokens, state.cope_connector = GEOMETRY, 300, CoPEConnector
+        state.cope_gate = Gate(LimitSettings())
         yield made
         extraction.uninstall()
 
@@ -191,6 +196,20 @@ def test_a_prefetch_that_does_not_fit_says_so(app: FastAPI) -> None:
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.02)
         assert told(app.state.cope_files, name, "everyone")["error"] == "context_exceeded"
+
+    asyncio.run(run())
+
+
+def test_a_prefetch_counts_among_the_requests_with_video(app: FastAPI) -> None:
+    async def run() -> None:
+        app.state.cope_prefetches = Prefetches(app.state.cope_files, at_once=1)
+        app.state.cope_gate = gate = Gate(LimitSettings(video_requests=1))
+        with gate.ticket(None) as other:
+            other.add_video("messages[0].content[0].video_url")
+            answer, _ = await upload(app, 9, prefetch="primitives")
+            name = answer.json()["id"]
+            assert (await ended(app.state.cope_files, name, "everyone"))["error"] == "queue_full"
+        assert gate.video_requests.total == 0
 
     asyncio.run(run())
 

@@ -82,3 +82,9 @@ def test_no_site_is_allowed_unless_it_is_named(model: Path, monkeypatch: pytest.
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for chosen in (serve.defaults(model), serve.defaults(None)):
         assert pairs(chosen)["--allowed-origins"] == "[]"  # the user's own comes later and wins
+
+
+def test_what_runs_at_sigterm_has_time_to_finish(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for chosen in (serve.defaults(model), serve.defaults(None)):
+        assert 10 <= int(pairs(chosen)["--shutdown-timeout"]) < 30

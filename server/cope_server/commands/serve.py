@@ -8,22 +8,24 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cope_server import access, codec_settings, file_settings, request_log
+from cope_server import access, codec_settings, file_settings, limit_settings, request_log
 
 _BUNDLED = "cope-tiny"
+_DRAIN_S = 20  # for what runs at SIGTERM; Kubernetes kills after 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`cope serve [MODEL] [vLLM options]`: codec workers, uploaded files, API keys, private media and logs are ours."""
+    """`cope serve [MODEL] [vLLM options]`: codec workers, files, limits, API keys, private media, logs are ours."""
     parser.usage = (
-        "cope serve [MODEL | --preset NAME] [--codec-...] [--files-...] [--api-key-file FILE] [--share-caches] "
-        "[--allow-private-media HOST] [--log-format json] [vLLM options]      "
+        "cope serve [MODEL | --preset NAME] [--codec-...] [--files-...] [--limit-...] [--api-key-file FILE] "
+        "[--share-caches] [--allow-private-media HOST] [--log-format json] [vLLM options]      "
         "(cope serve --help=all lists vLLM's options)"
     )
     parser.allow_abbrev = False  # vLLM's options are not ours to guess at
     parser.add_argument("--preset", metavar="NAME")
     codec_settings.add_arguments(parser)
     file_settings.add_arguments(parser)
+    limit_settings.add_arguments(parser)
     access.add_arguments(parser)
     request_log.add_arguments(parser)
 
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Start the server and stay until it is told to stop."""
     codec_settings.to_environment(arguments)
+    limit_settings.to_environment(arguments)
     words: list[str] = [*request_log.to_environment(arguments), *arguments.rest]
     file_settings.to_environment(arguments)
     set_environment()
@@ -122,6 +125,7 @@ def defaults(model: Path | None) -> list[str]:
     """
     # vLLM allows no other site's pages either, since 0.32; before, it allowed all.
     chosen: list[str] = ["--enable-prompt-tokens-details", "--allowed-origins", "[]"]
+    chosen += ["--shutdown-timeout", str(_DRAIN_S)]
     if on_cpu():
         # vLLM's block of 128 tokens on CPU is longer than a GOP, which would never be found in the prefix cache.
         chosen += ["--enforce-eager", "--block-size", "32", "--dtype", "float32"]

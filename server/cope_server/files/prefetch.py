@@ -48,6 +48,7 @@ class Prefetches:
         self._store = store
         self._turn = asyncio.Semaphore(at_once)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
 
     async def begin(self, name: str, wanted: Prefetch, work: Callable[[], Awaitable[None]]) -> str:
         """Start, or wait for a turn; the task runs in a copy of the caller's context.
@@ -62,8 +63,8 @@ class Prefetches:
         """
         told = wanted.described("queued")
         await asyncio.to_thread(self._store.begin_prefetch, name, told)
-        if len(self._tasks) >= MOST_WAITING:
-            told = wanted.described("failed", "queue_full")
+        if self._closed or len(self._tasks) >= MOST_WAITING:
+            told = wanted.described("failed", "cancelled" if self._closed else "queue_full")
             await asyncio.to_thread(self._store.note_prefetch, name, told, ended=True)
             return told
         task = asyncio.create_task(self._run(name, wanted, work))
@@ -105,7 +106,8 @@ class Prefetches:
             await asyncio.to_thread(self._store.note_prefetch, name, told, ended=True)
 
     async def close(self) -> None:
-        """End all tasks."""
+        """End all tasks; what is asked for from here on fails."""
+        self._closed = True
         for name in list(self._tasks):
             await self.cancel(name)
 

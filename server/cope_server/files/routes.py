@@ -132,9 +132,13 @@ async def _prefetch(request: Request, name: str, wanted: Prefetch) -> str:
     state = request.app.state
     videos = account.RequestVideos(state.cope_geometry, state.cope_context_tokens, uploads_of(request))
 
+    key = key_name(request.scope)
+
     async def work() -> None:
-        account.current.set(videos)  # of this task's context, which holds the salt of the request's key
-        await prefetch(state, attach(name, wanted.options, "file"), wanted.kind)
+        # In this task's context, which also holds the salt of the request's key. The request's share ends with it.
+        account.current.set(videos)
+        with state.cope_gate.ticket(key):
+            await prefetch(state, attach(name, wanted.options, "file"), wanted.kind)
 
     prefetches: Prefetches = state.cope_prefetches
     return await prefetches.begin(name, wanted, work)
