@@ -59,7 +59,8 @@ class CoPEEndpoint:
         await _start_workers(state, geometry.side, getattr(args, "api_server_count", None) or 1)
         if os.environ.get("COPE_WARMUP", "1") != "0":
             await warm_up(state)
-        state.openai_serving_chat.engine_client = ClockedEngine(engine_client)
+        for handler in (state.openai_serving_chat, state.openai_serving_responses):
+            handler.engine_client = ClockedEngine(engine_client)
         if getattr(args, "otlp_traces_endpoint", None):
             tracing.switch_on()
 
