@@ -91,8 +91,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def error_body(message: str, param: str | None, code: str, kind: str = "invalid_request_error") -> dict[str, Any]:
-    """OpenAI's error object."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    """OpenAI's error object. Names that a client made up may hold halves of characters, which UTF-8 cannot carry."""
+    whole, place = (text and text.encode(errors="backslashreplace").decode() for text in (message, param))
+    return {"error": {"message": whole, "type": kind, "param": place, "code": code}}
 
 
 def http_status(code: str) -> HTTPStatus:

@@ -146,3 +146,17 @@ def test_a_refused_video_is_told_what_would_fit(tmp_path: Path) -> None:
     RequestVideos(GEOMETRY, least + 1).check(cope_codec.open(clip(30), VideoOptions(keyframes_per_gop=1)).plan)
     assert "frames=2 would fit" in refused(3 * GEOMETRY.i_tokens, 30, frames=16)
     assert refused(10, 30).endswith("ask for a lower fps or a shorter clip")
+
+
+def test_what_json_can_say_and_others_cannot_is_refused(client: TestClient) -> None:
+    for body, param in (
+        (b'{"\\ud800": 1}', "\\ud800"),
+        (b'{"url": "x", "options": {"\\ud800": 1}}', "options.\\ud800"),
+        (b'{"url": "x", "options": {"fps": 1%s}}' % (b"0" * 400), "options.fps"),
+        (b'{"url": "x", "options": {"start_s": 1%s}}' % (b"0" * 400), "options.start_s"),
+    ):
+        answer = client.post("/v1/videos/plan", content=body)
+        assert answer.status_code == 400, answer.text
+        error = answer.json()["error"]
+        assert (error["code"], error["param"]) == ("invalid_option", param)
+        assert len(error["message"]) < 200

@@ -22,6 +22,7 @@ from cope_server.files.storage import LocalStorage, Storage
 
 _RANDOM_BYTES = 24
 _ID = re.compile(r"file-[A-Za-z0-9_-]{32}")
+ID_PATTERN = f"^{_ID.pattern}$"  # for JSON schemas
 
 
 @dataclass(frozen=True, slots=True)
