@@ -27,6 +27,7 @@ _STATUS: dict[str, HTTPStatus] = {
     "file_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "quota_exceeded": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "storage_full": HTTPStatus.INSUFFICIENT_STORAGE,
+    "storage_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 # Refusals that no part is at fault for.
 REQUEST_MEANINGS = {"invalid_api_key": "no API key, or one that is not known here"}

@@ -97,14 +97,19 @@ def owner_of(request: Request) -> str:
 
 
 def uploads_of(request: Request) -> Callable[[str], Path | None]:
-    """What tells where a file lies, if it is one of those that the request may read; it blocks."""
+    """What tells where a file lies, if it is one of those that the request may read; it blocks.
+
+    It raises `FileError` if the storage is full or does not answer.
+    """
     store, owner = _store(request.app.state), owner_of(request)
 
     def path_of(name: str) -> Path | None:
         try:
             return store.local_path(owner, name)
-        except FileError:
-            return None
+        except FileError as error:
+            if error.code == "unknown_file":
+                return None
+            raise
 
     return path_of
 
