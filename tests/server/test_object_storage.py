@@ -104,15 +104,11 @@ def code(error: pytest.ExceptionInfo[FileError]) -> tuple[str, int]:
 
 
 def unreachable() -> Any:
-    """A bucket at an address where nobody answers."""
-    from obstore.store import S3Store
-
-    with socket.socket() as free:
+    """The bucket at an address where nobody answers."""
+    with socket.socket() as free, pytest.MonkeyPatch.context() as patch:
         free.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
-    return S3Store.from_url(
-        URL, client_options={"allow_http": True}, retry_config={"max_retries": 0}, config={"endpoint": nobody}
-    )
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
+        return open_bucket(URL)
 
 
 def copies(folder: Path) -> set[str]:

@@ -214,8 +214,13 @@ def open_bucket(url: str) -> S3Store:
     )
     plain = (endpoint or "").startswith("http://")  # said in so many words; nothing else leads to it
     try:
-        # Half a minute, the default, is for whole answers: too short for a large file.
-        return S3Store.from_url(url, client_options={"timeout": "1h", "connect_timeout": "10s", "allow_http": plain})
+        return S3Store.from_url(
+            url,
+            # Half a minute, the default, is for whole answers: too short for a large file.
+            client_options={"timeout": "1h", "connect_timeout": "10s", "allow_http": plain},
+            # The default goes on for three minutes, in which somebody waits for the answer to a question.
+            retry_config={"max_retries": _TRIES - 1, "retry_timeout": datetime.timedelta(seconds=20)},
+        )
     except BaseError as error:
         raise ValueError(str(error).splitlines()[0]) from None
 
