@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
@@ -72,8 +73,9 @@ class VideoOptions:
             value = getattr(self, name)
             if value is None and name in ("start_s", "end_s", "frames", "stream"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise CodecError("invalid_option", f"{name} must be a finite number, not {value!r}", param=name)
+            if not _is_finite_number(value):
+                shown = reprlib.repr(value)  # a client's value may be long
+                raise CodecError("invalid_option", f"{name} must be a finite number, not {shown}", param=name)
             if name in _INTEGERS and value != int(value):
                 raise CodecError("invalid_option", f"{name} must be a whole number, not {value!r}", param=name)
             if not lowest <= value <= highest:
@@ -83,7 +85,7 @@ class VideoOptions:
             object.__setattr__(self, name, int(value) if name in _INTEGERS else float(value))
         if self.mode not in MODES:
             raise CodecError(
-                "invalid_option", f"mode must be one of {', '.join(MODES)}, not {self.mode!r}", param="mode"
+                "invalid_option", f"mode must be one of {', '.join(MODES)}, not {reprlib.repr(self.mode)}", param="mode"
             )
         if self.mode == "paper":
             frames_per_slot(self.fps)
@@ -114,7 +116,9 @@ class VideoOptions:
         for name in values:
             if name not in _DEFAULTS:
                 raise CodecError(
-                    "invalid_option", f"unknown video option {name!r}; known are {', '.join(_DEFAULTS)}", param=name
+                    "invalid_option",
+                    f"unknown video option {reprlib.repr(name)}; known are {', '.join(_DEFAULTS)}",
+                    param=name,
                 )
         return cls(**values)
 
@@ -129,6 +133,32 @@ class VideoOptions:
         last GOP never changes, it only gets longer.
         """
         return tuple(k * self.gop_slots // self.keyframes_per_gop for k in range(self.keyframes_per_gop))
+
+
+def _is_finite_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of the options, each for itself: what contradicts what is not in it."""
+    properties: dict[str, dict[str, Any]] = {}
+    for name, default in _DEFAULTS.items():
+        if name == "mode":
+            properties[name] = {"type": "string", "enum": list(MODES)}
+        else:
+            lowest, highest = _RANGES[name]
+            kind = "integer" if name in _INTEGERS else "number"
+            properties[name] = {"type": kind, "minimum": lowest}
+            if highest != math.inf:
+                properties[name]["maximum"] = highest
+        if default is not None:
+            properties[name]["default"] = default
+    return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
 def frames_per_slot(fps: float) -> int:

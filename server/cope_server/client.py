@@ -1,4 +1,4 @@
-"""A small client of the chat route for the command line: sends a video, yields what comes back, keeps the clock."""
+"""A small client for the command line: uploads a video, asks about it, yields what comes back, keeps the clock."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import base64
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 
@@ -18,7 +18,16 @@ _TIMEOUT = httpx.Timeout(30.0, read=600.0)
 
 
 class ServerError(ValueError):
-    """The server refused a request, or none answers."""
+    """The server refused a request, or none answers.
+
+    Attributes:
+        code: the server's own, as in docs/errors.md; None if it gave none.
+        param: what of the request is at fault; None if nothing is.
+    """
+
+    def __init__(self, message: str, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.param = code, param
 
 
 @dataclass(slots=True)
@@ -60,35 +69,88 @@ def first_model(url: str) -> str:
     try:
         response = httpx.get(f"{url}/v1/models", headers=_headers(), timeout=10.0)
     except httpx.HTTPError as error:
-        raise ServerError(f"no server answers at {url} ({error}); start one with `make serve`") from error
+        raise _nobody(url, error) from error
     _check(response)
-    models = response.json()["data"]
-    if not models:
-        raise ServerError(f"the server at {url} serves no model")
-    return str(models[0]["id"])
+    try:
+        return str(response.json()["data"][0]["id"])
+    except IndexError:
+        raise ServerError(f"the server at {url} serves no model") from None
+    except (ValueError, KeyError, TypeError):
+        raise ServerError(f"what answers at {url} is no OpenAI-compatible server") from None
+
+
+def upload(url: str, file: BinaryIO, name: str, expires_after_s: int | None = None) -> str:
+    """Upload a video piece by piece.
+
+    Args:
+        url: base address of the server.
+        file: is read to its end, a little at a time.
+        name: for people.
+        expires_after_s: seconds after which the server forgets it by itself; None is never.
+
+    Returns:
+        The file's id.
+
+    Raises:
+        ServerError: the server refused it, or went away.
+    """
+    fields = {"purpose": "vision"}
+    if expires_after_s is not None:
+        fields |= {"expires_after[anchor]": "created_at", "expires_after[seconds]": str(expires_after_s)}
+    try:
+        response = httpx.post(
+            f"{url}/v1/files", data=fields, files={"file": (name, file)}, headers=_headers(), timeout=_TIMEOUT
+        )
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise _nobody(url, error) from error
+    except httpx.HTTPError as error:
+        raise ServerError(f"the upload to {url} broke off: {error}") from error
+    _check(response)
+    return str(response.json()["id"])
+
+
+def delete_file(url: str, file_id: str) -> None:
+    """Forget an uploaded file.
+
+    Raises:
+        ServerError: the server refused, or went away.
+    """
+    try:
+        response = httpx.delete(f"{url}/v1/files/{file_id}", headers=_headers(), timeout=_TIMEOUT)
+    except httpx.HTTPError as error:
+        raise _nobody(url, error) from error
+    _check(response)
+
+
+def video_part(video: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a message that holds a video.
+
+    Args:
+        video: its URL (http, data, file), or the id of an uploaded file.
+        options: video options, as in `cope_codec.VideoOptions`.
+    """
+    if video.startswith("file-"):
+        return {"type": "file", "file": {"file_id": video, **options}}
+    return {"type": "video_url", "video_url": {"url": video, **options}}
 
 
 def stream(
-    url: str, model: str, video_url: str, question: str, options: dict[str, Any], max_tokens: int, answer: Answer
+    url: str, model: str, part: Mapping[str, Any], question: str, max_tokens: int, answer: Answer
 ) -> Iterator[str]:
     """Ask about one video and yield pieces of text as they arrive.
 
     Args:
         url: base address of the server.
         model: a name from `/v1/models`.
-        video_url: https, data or file URL.
+        part: the video, as `video_part` makes it.
         question: what to ask.
-        options: video options, as in `cope_codec.VideoOptions`.
         max_tokens: longest answer.
         answer: filled on the way.
 
     Raises:
         ServerError: the server refused the request or broke off.
     """
-    content = [
-        {"type": "video_url", "video_url": {"url": video_url, **options}},
-        {"type": "text", "text": question},
-    ]
+    content = [part, {"type": "text", "text": question}]
     body = {
         "model": model,
         "messages": [{"role": "user", "content": content}],
@@ -129,6 +191,10 @@ def _read_event(line: str, answer: Answer, started: float) -> Iterator[str]:
             yield piece
 
 
+def _nobody(url: str, error: Exception) -> ServerError:
+    return ServerError(f"no server answers at {url} ({error}); start one with `make serve`")
+
+
 def _headers() -> dict[str, str]:
     key = os.environ.get("OPENAI_API_KEY")
     return {"authorization": f"Bearer {key}"} if key else {}
@@ -139,7 +205,8 @@ def _check(response: httpx.Response) -> None:
         return
     try:
         error = response.json()["error"]
-        message = f"{error['message']} ({error['param']})" if error.get("param") else error["message"]
+        message, code, param = str(error["message"]), error.get("code"), error.get("param")
     except (ValueError, KeyError, TypeError):
-        message = response.text[:200]
-    raise ServerError(f"HTTP {response.status_code}: {message}")
+        message, code, param = response.text[:200], None, None
+    # vLLM's own refusals have the HTTP status for a code.
+    raise ServerError(f"HTTP {response.status_code}: {message}", code if isinstance(code, str) else None, param)

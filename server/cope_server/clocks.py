@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cope_server import metrics, request_log, tracing
 from cope_server.stages import RequestClock, stage_times
 
-CHAT_PATH = "/v1/chat/completions"
+PATHS = ("/v1/chat/completions", "/v1/responses")
 _CLOCK = "cope_clock"
 
 # The clock of the request that is being answered: the engine has no other way to it.
@@ -36,7 +36,7 @@ class ClockMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request with a clock."""
-        if scope["type"] != "http" or not scope["path"].endswith(CHAT_PATH) or scope["method"] != "POST":
+        if scope["type"] != "http" or not scope["path"].endswith(PATHS) or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
         clock = RequestClock(time.perf_counter())
@@ -108,16 +108,19 @@ def _observe_stages(clock: RequestClock) -> None:
 def has_content(body: bytes) -> bool:
     """Whether server-sent events carry something that a model said: text, reasoning or a tool call.
 
-    The first chunk of a stream only names the role; it is no token.
+    The first chunk of a stream only names the role; it is no token. Events of the Responses API have a type.
     """
     for line in body.splitlines():
         if not line.startswith(b"data: {"):
             continue
         try:
-            choices = json.loads(line[6:]).get("choices") or []
+            event = json.loads(line[6:])
         except ValueError:
             continue
-        for choice in choices:
+        kind = event.get("type")
+        if isinstance(kind, str) and ((kind.endswith(".delta") and event.get("delta")) or kind == "response.completed"):
+            return True
+        for choice in event.get("choices") or []:
             delta = choice.get("delta") or {}
             if any(delta.get(name) for name in ("content", "reasoning", "reasoning_content", "tool_calls")):
                 return True

@@ -69,7 +69,8 @@ class CoPEEndpoint:
         await _start_workers(state, geometry.side, api_servers)
         if os.environ.get("COPE_WARMUP", "1") != "0":
             await warm_up(state)
-        state.openai_serving_chat.engine_client = ClockedEngine(engine_client)
+        for handler in (state.openai_serving_chat, state.openai_serving_responses):
+            handler.engine_client = ClockedEngine(engine_client)
         state.cope_drain.also_end(state.cope_prefetches.close)
         drain_first(engine_client, state.cope_drain, asyncio.get_running_loop(), api_servers)
         if getattr(args, "otlp_traces_endpoint", None):

@@ -31,6 +31,7 @@ _STATUS: dict[str, HTTPStatus] = {
     "file_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "quota_exceeded": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "storage_full": HTTPStatus.INSUFFICIENT_STORAGE,
+    "storage_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 # Refusals that no part is at fault for.
 REQUEST_MEANINGS = {
@@ -105,8 +106,9 @@ def refusal(
 
 
 def error_body(message: str, param: str | None, code: str, kind: str = "invalid_request_error") -> dict[str, Any]:
-    """OpenAI's error object."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    """OpenAI's error object. Names that a client made up may hold halves of characters, which UTF-8 cannot carry."""
+    whole, place = (text and text.encode(errors="backslashreplace").decode() for text in (message, param))
+    return {"error": {"message": whole, "type": kind, "param": place, "code": code}}
 
 
 def http_status(code: str) -> HTTPStatus:

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from cope_codec.errors import CodecError
-from cope_codec.options import VideoOptions
+from cope_codec.options import VideoOptions, json_schema
 from cope_server.account import plan_account
+from cope_server.files.store import ID_PATTERN
 
 if TYPE_CHECKING:
     from cope_codec.plan import VideoPlan
@@ -25,12 +26,12 @@ _BODY = {
                 "additionalProperties": False,
                 "properties": {
                     "url": {"type": "string", "description": "as in a video_url part; or else:"},
-                    "file_id": {"type": "string", "description": "of an uploaded file"},
+                    "file_id": {"type": "string", "pattern": ID_PATTERN, "description": "of an uploaded file"},
                     "options": {
                         "description": "one set of options of a video_url part, or several",
                         "anyOf": [
-                            {"type": "object"},
-                            {"type": "array", "items": {"type": "object"}, "minItems": 1, "maxItems": MOST_SETS},
+                            json_schema(),
+                            {"type": "array", "items": json_schema(), "minItems": 1, "maxItems": MOST_SETS},
                         ],
                     },
                 },

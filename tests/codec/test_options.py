@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cope_codec import CodecError, VideoOptions
+from cope_codec.options import MODES, json_schema
 
 
 def test_defaults_are_the_papers() -> None:
@@ -20,6 +21,8 @@ def test_defaults_are_the_papers() -> None:
         ({"fps": float("nan")}, "fps"),
         ({"fps": "fast"}, "fps"),
         ({"fps": None}, "fps"),
+        ({"fps": 10**400}, "fps"),
+        ({"start_s": 10**400}, "start_s"),
         ({"keyframes_per_gop": 9}, "keyframes_per_gop"),
         ({"keyframes_per_gop": 1.5}, "keyframes_per_gop"),
         ({"keyframes_per_gop": True}, "keyframes_per_gop"),
@@ -66,3 +69,16 @@ def test_mapping_round_trip_holds_only_what_was_given() -> None:
 def test_errors_survive_pickling() -> None:
     error = pickle.loads(pickle.dumps(CodecError("invalid_option", "fps is wrong", param="fps")))
     assert (error.code, error.param, str(error)) == ("invalid_option", "fps", "fps is wrong")
+
+
+def test_the_schema_says_what_each_option_takes() -> None:
+    schema = json_schema()
+    properties = schema["properties"]
+    assert not schema["additionalProperties"]
+    assert properties["fps"] == {"type": "number", "minimum": 0.01, "maximum": 60.0, "default": 1.0}
+    assert properties["start_s"] == {"type": "number", "minimum": 0.0}
+    assert properties["mode"] == {"type": "string", "enum": list(MODES), "default": "auto"}
+    for name, told in properties.items():
+        for bound in ("minimum", "maximum", "default"):
+            if bound in told and name != "keyframes_per_gop":  # whose bound is gop_slots, too
+                VideoOptions.from_mapping({name: told[bound]})

@@ -57,6 +57,14 @@ def test_the_usage_block_gains_account_and_times(clock: RequestClock) -> None:
     assert "video" not in json.loads(add_to_usage(event, clock)[6:])["usage"]
 
 
+def test_a_tool_with_a_property_usage_is_not_taken_for_the_usage_block(clock: RequestClock) -> None:
+    tools = [{"parameters": {"properties": {"usage": {"type": "string"}}}}]
+    body = json.dumps({"tools": tools, "usage": {"input_tokens": 9}}, separators=(",", ":")).encode()
+    changed = json.loads(add_to_usage(body, clock))
+    assert changed["tools"] == tools
+    assert (changed["usage"]["input_tokens"], changed["usage"]["video"]) == (9, {"gops": 2})
+
+
 def test_what_has_no_usage_block_passes(clock: RequestClock) -> None:
     said = json.dumps({"choices": [{"message": {"content": 'the key "usage":{"a":1}'}}], "usage": None})
     for other in (b"data: [DONE]\n\n", b": ping\n\n", b'data: {"choices":[],"usage":null}\n\n', said.encode()):

@@ -31,6 +31,11 @@ DONE = b"data: [DONE]\n\n"
         (b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n', True),
         (b'data: {"choices":[],"usage":{"prompt_tokens":3}}\n\n', False),
         (b"data: {broken\n\n", False),
+        (b'event: response.created\ndata: {"type":"response.created","response":{}}\n\n', False),
+        (b'event: x\ndata: {"type":"response.content_part.added","part":{"text":""}}\n\n', False),
+        (b'event: x\ndata: {"type":"response.output_text.delta","delta":"Left"}\n\n', True),
+        (b'event: x\ndata: {"type":"response.output_text.delta","delta":""}\n\n', False),
+        (b'event: x\ndata: {"type":"response.completed","response":{}}\n\n', True),
         (b": keep-alive\n\n", False),
     ],
 )

@@ -183,3 +183,17 @@ def test_a_client_that_leaves_waits_for_no_plan(app: FastAPI, monkeypatch: pytes
         assert statuses[0] == 499
 
     asyncio.run(run())
+
+
+def test_what_json_can_say_and_others_cannot_is_refused(client: TestClient) -> None:
+    for body, param in (
+        (b'{"\\ud800": 1}', "\\ud800"),
+        (b'{"url": "x", "options": {"\\ud800": 1}}', "options.\\ud800"),
+        (b'{"url": "x", "options": {"fps": 1%s}}' % (b"0" * 400), "options.fps"),
+        (b'{"url": "x", "options": {"start_s": 1%s}}' % (b"0" * 400), "options.start_s"),
+    ):
+        answer = client.post("/v1/videos/plan", content=body)
+        assert answer.status_code == 400, answer.text
+        error = answer.json()["error"]
+        assert (error["code"], error["param"]) == ("invalid_option", param)
+        assert len(error["message"]) < 200

@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
             stdout.print(f"question  {arguments.question or asked.text}", highlight=False)
             stdout.print("answer    ", end="")
             # At one keyframe per GOP, the whole clip's motion reaches the model as delta-tokens only.
-            ask(url, model, client.data_uri(clip), arguments.question or asked.text, {"keyframes_per_gop": 1}, 32)
+            part = client.video_part(client.data_uri(clip), {"keyframes_per_gop": 1})
+            ask(url, model, part, arguments.question or asked.text, 32)
             if not arguments.question:
                 stdout.print(f"\nright     {asked.answer}", highlight=False)
     return 0

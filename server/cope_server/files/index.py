@@ -279,6 +279,16 @@ class FileIndex:
             db.executemany("DELETE FROM files WHERE id = ?", [(name,) for name in gone])
         return gone
 
+    def finished(self) -> set[str]:
+        """Ids of all files that are there, whoever's."""
+        with self._lock:
+            return {str(row[0]) for row in self._db.execute("SELECT id FROM files WHERE process IS NULL")}
+
+    def drop(self, names: Collection[str]) -> None:
+        """Forget finished files that are gone, whoever's."""
+        with self._writing() as db:
+            db.executemany("DELETE FROM files WHERE id = ? AND process IS NULL", [(name,) for name in names])
+
     def names(self) -> set[str]:
         """Ids of all files, whoever's and in whatever state."""
         with self._lock:

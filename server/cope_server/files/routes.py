@@ -9,9 +9,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Request
+from fastapi import Path as InPath
 from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -22,7 +23,7 @@ from cope_server.files.errors import FileError
 from cope_server.files.form import LEAST_EXPIRY_S, MOST_EXPIRY_S, PURPOSES, UploadForm
 from cope_server.files.index import StoredFile
 from cope_server.files.prefetch import KINDS, Prefetch, Prefetches, prefetch
-from cope_server.files.store import FileStore, Upload
+from cope_server.files.store import ID_PATTERN, FileStore, Upload
 
 if TYPE_CHECKING:
     from starlette.datastructures import State
@@ -33,6 +34,7 @@ _NOBODY = "everyone"  # owner of all files where the server asks for no key
 _MOST_PAGE = 10_000  # as OpenAI's
 # Of a body, beside the file: boundaries, headers and the other fields.
 _MOST_FORM_BYTES = 16 << 10
+_MOST_DIGITS = 19  # of a length that means anything
 _WRITE_BYTES = 1 << 20  # a thread is worth its while for so much
 
 _UPLOAD_BODY = {
@@ -73,6 +75,9 @@ _LIST_QUERY = [
     _query("purpose", {"type": "string"}),
 ]
 
+# Published, and not checked: an id that cannot be is one that there is no file with.
+FileId = Annotated[str, InPath(json_schema_extra={"pattern": ID_PATTERN})]
+
 router = APIRouter(tags=["files"])
 
 
@@ -92,14 +97,19 @@ def owner_of(request: Request) -> str:
 
 
 def uploads_of(request: Request) -> Callable[[str], Path | None]:
-    """What tells where a file lies, if it is one of those that the request may read; it blocks."""
+    """What tells where a file lies, if it is one of those that the request may read; it blocks.
+
+    It raises `FileError` if the storage is full or does not answer.
+    """
     store, owner = _store(request.app.state), owner_of(request)
 
     def path_of(name: str) -> Path | None:
         try:
             return store.local_path(owner, name)
-        except FileError:
-            return None
+        except FileError as error:
+            if error.code == "unknown_file":
+                return None
+            raise
 
     return path_of
 
@@ -110,7 +120,7 @@ async def create_file(request: Request) -> JSONResponse:
     form = UploadForm(request.headers.get("content-type", ""))
     store = _store(request.app.state)
     length = request.headers.get("content-length", "")
-    at_most = int(length) if length.isascii() and length.isdigit() else None
+    at_most = int(length) if length.isascii() and length.isdigit() and len(length) < _MOST_DIGITS else None
     at_least = max(0, (at_most or 0) - _MOST_FORM_BYTES)
     upload = await asyncio.to_thread(store.begin, owner_of(request), at_least, at_most)
     try:
@@ -213,20 +223,20 @@ def _limit(query: Mapping[str, str]) -> int:
 
 
 @router.get("/v1/files/{file_id}")
-async def retrieve_file(request: Request, file_id: str) -> JSONResponse:
+async def retrieve_file(request: Request, file_id: FileId) -> JSONResponse:
     """What is known of a file."""
     file = await asyncio.to_thread(_store(request.app.state).get, owner_of(request), file_id)
     return JSONResponse(_described(file))
 
 
 @router.get("/v1/files/{file_id}/content", response_class=Response)
-async def file_content(request: Request, file_id: str) -> Response:
+async def file_content(request: Request, file_id: FileId) -> Response:
     """The bytes of a file, or those of a `Range`."""
     return await asyncio.to_thread(_opened, _store(request.app.state), owner_of(request), file_id)
 
 
 @router.delete("/v1/files/{file_id}")
-async def delete_file(request: Request, file_id: str) -> JSONResponse:
+async def delete_file(request: Request, file_id: FileId) -> JSONResponse:
     """Forget a file."""
     await asyncio.to_thread(_store(request.app.state).get, owner_of(request), file_id)
     await request.app.state.cope_prefetches.cancel(file_id)

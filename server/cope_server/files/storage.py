@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+
+
+class StorageUnavailableError(OSError):
+    """The storage does not answer, or does not let this server in."""
 
 
 class Storage(ABC):
     """Keeps files by name; the index knows whose they are and what they are called. Safe to use from several threads.
 
     A name is an id of `cope_server.files.store`: letters, digits, `-` and `_`.
+
+    Attributes:
+        shared: other indexes may know of files in it that this one does not; it keeps their records, then.
+
+    All methods may raise `StorageUnavailableError`.
     """
 
+    shared = False
+
     @abstractmethod
-    def put(self, temporary: Path, name: str) -> None:
+    def put(self, temporary: Path, name: str, record: str = "", expires_at: int | None = None) -> None:
         """Keep a finished local file, whole or not at all, so that it survives a crash from here on.
 
-        The temporary file may be moved; it is on the local file system, in the folder that the server keeps its uploads
-        in.
+        Args:
+            temporary: the file, which may be moved; it is on the local file system, in the folder that the server keeps
+                its uploads in.
+            name: of the file.
+            record: what the index will say of it, for other indexes.
+            expires_at: when it is forgotten, Unix time, seconds; None is never.
 
         Raises:
             OSError: it cannot be kept.
@@ -39,7 +54,25 @@ class Storage(ABC):
 
     @abstractmethod
     def names(self) -> Iterator[str]:
-        """The names of all files."""
+        """The names of all files that must be in this index."""
+
+    def record(self, name: str) -> str | None:
+        """What was put beside a file of a shared storage; None if there is no such file."""
+        return None
+
+    def sweep(self, ours: Collection[str]) -> set[str]:
+        """Remove what no index will come back to.
+
+        Args:
+            ours: names of finished files in this index, read before this call.
+
+        Returns:
+            Those of them that are gone.
+        """
+        return set()
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to close
+        """End connections."""
 
 
 class LocalStorage(Storage):
@@ -53,7 +86,7 @@ class LocalStorage(Storage):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
 
-    def put(self, temporary: Path, name: str) -> None:
+    def put(self, temporary: Path, name: str, record: str = "", expires_at: int | None = None) -> None:
         """See `Storage.put`."""
         with temporary.open("rb") as file:
             os.fsync(file.fileno())

@@ -6,6 +6,8 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import json
+import logging
 import os
 import re
 import secrets
@@ -13,15 +15,18 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from cope_server.files.errors import FileError, unknown_file
 from cope_server.files.index import FileIndex, StoredFile
-from cope_server.files.storage import LocalStorage, Storage
+from cope_server.files.storage import LocalStorage, Storage, StorageUnavailableError
+
+logger = logging.getLogger("vllm.cope_server.files")  # below vLLM's logger, so that its settings apply
 
 _RANDOM_BYTES = 24
 _ID = re.compile(r"file-[A-Za-z0-9_-]{32}")
+ID_PATTERN = f"^{_ID.pattern}$"  # for JSON schemas
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,8 @@ class FileStore:
     """The files in a folder, which several processes may share; its methods block, and any thread may call them.
 
     A file exists from the moment in which its row in the index says so: its bytes are on disk before. Whatever a killed
-    process leaves (bytes that were arriving, bytes without a row) is removed by the next `sweep` of any process.
+    process leaves (bytes that were arriving, bytes without a row) is removed by the next `sweep` of any process. In a
+    shared storage there are files of other folders, too: they are found by their id, but not listed and not counted.
 
     Args:
         folder: for the index, for what is arriving and, unless `storage` says otherwise, for the files.
@@ -74,6 +80,7 @@ class FileStore:
         (self._processes / self._process).unlink(missing_ok=True)
         os.close(self._alive)
         self._index.close()
+        self._storage.close()
 
     def begin(self, owner: str, at_least: int = 0, at_most: int | None = None) -> Upload:
         """Receive a file.
@@ -92,13 +99,13 @@ class FileStore:
         name = "file-" + secrets.token_urlsafe(_RANDOM_BYTES)
         most = limits.file_bytes if at_most is None else min(at_most, limits.file_bytes)
         quota = (limits.owner_bytes, limits.owner_files)
-        with _telling_when_full():
+        with _telling_why_not():
             allowed = self._index.reserve(name, owner, self._process, self._time(), at_least, most, quota)
         if allowed < 0:
             raise self._over_quota()
         try:
-            with _telling_when_full():
-                return Upload(self, name, allowed)
+            with _telling_why_not():
+                return Upload(self, name, owner, allowed)
         except BaseException:
             self._index.forget(name)
             raise
@@ -109,10 +116,24 @@ class FileStore:
         Raises:
             FileError: `unknown_file`.
         """
-        found = self._index.get(name, owner, self._time())
+        found = self._index.get(name, owner, self._time()) or self._elsewhere(owner, name)
         if found is None:
             raise unknown_file(parameter)
         return found
+
+    def _elsewhere(self, owner: str, name: str) -> StoredFile | None:
+        """A file of this owner that another folder's index has."""
+        if not self._storage.shared or not is_id(name):
+            return None
+        with _telling_why_not():
+            record = self._storage.record(name)
+        if record is None:
+            return None
+        told = json.loads(record)
+        if told["owner"] != owner:
+            return None
+        found = StoredFile(**{entry.name: told[entry.name] for entry in fields(StoredFile)})
+        return found if found.expires_at is None or found.expires_at > self._time() else None
 
     def local_path(self, owner: str, name: str) -> Path:
         """Where a file of this owner can be opened now.
@@ -122,7 +143,8 @@ class FileStore:
         """
         self.get(owner, name)
         try:
-            return self._storage.local_path(name)
+            with _telling_why_not():
+                return self._storage.local_path(name)
         except FileNotFoundError:  # deleted in this moment, or by hand
             raise unknown_file("file_id") from None
 
@@ -158,6 +180,13 @@ class FileStore:
         Raises:
             FileError: `unknown_file`.
         """
+        if self._storage.shared:
+            # The row goes last: without one, what is left in the storage would be a file that this key still has.
+            self.get(owner, name)
+            with _telling_why_not():
+                self._storage.delete(name)
+            self._index.remove(name, owner, self._time())
+            return
         if not self._index.remove(name, owner, self._time()):
             raise unknown_file("file_id")
         self._storage.delete(name)
@@ -178,6 +207,7 @@ class FileStore:
         """Remove what has expired, and what processes have left that are gone."""
         for name in self._index.expire(self._time()):
             self._storage.delete(name)
+        finished = self._index.finished() if self._storage.shared else set()
         # A file has a row before it has a byte, so what was listed here and has none below is nobody's.
         here = list(self._storage.names())
         arriving = [path.name for path in self._incoming.iterdir()]
@@ -192,6 +222,8 @@ class FileStore:
         for name in arriving:
             if name not in known:
                 (self._incoming / name).unlink(missing_ok=True)
+        if gone := self._storage.sweep(finished):
+            self._index.drop(gone)
 
     def _time(self) -> int:
         return int(self._now())
@@ -209,9 +241,10 @@ class Upload:
         path: where its bytes are until it is kept.
     """
 
-    def __init__(self, store: FileStore, name: str, allowed: int) -> None:
-        self._store, self._name, self._allowed = store, name, allowed
+    def __init__(self, store: FileStore, name: str, owner: str, allowed: int) -> None:
+        self._store, self._name, self._owner, self._allowed = store, name, owner, allowed
         self._size, self._hash = 0, hashlib.sha256()
+        self._put = False  # whether the storage may hold anything of it
         self._lock = threading.Lock()  # a cancelled request discards while its last bytes are still being written
         self.path = store._incoming / name
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -222,7 +255,7 @@ class Upload:
         Raises:
             FileError: `file_too_large`, `quota_exceeded`, `storage_full`.
         """
-        with self._lock, _telling_when_full():
+        with self._lock, _telling_why_not():
             if self._fd < 0:
                 raise ValueError("the upload has ended")
             for piece in pieces:
@@ -238,16 +271,18 @@ class Upload:
         """The file is complete: from here on it survives whatever happens to the process.
 
         Raises:
-            FileError: `storage_full`.
+            FileError: `storage_full`, `storage_unavailable`.
         """
         store = self._store
-        with self._lock, _telling_when_full():
+        with self._lock, _telling_why_not():
             if self._fd < 0:
                 raise ValueError("the upload has ended")
-            store._storage.put(self.path, self._name)
             now = store._time()
             expires_at = None if expires_after_s is None else now + expires_after_s
             file = StoredFile(self._name, filename, purpose, self._size, self._hash.hexdigest(), now, expires_at)
+            self._put = True
+            record = json.dumps({"owner": self._owner, **asdict(file)})
+            store._storage.put(self.path, self._name, record, expires_at)
             store._index.finish(file)
             self._end()
         return file
@@ -258,7 +293,12 @@ class Upload:
             if self._fd < 0:
                 return
             self._end()
-            self._store._storage.delete(self._name)  # `keep` may have failed half-way
+            try:
+                if self._put:  # `keep` has failed half-way
+                    self._store._storage.delete(self._name)
+            except StorageUnavailableError:
+                # Its record, which is written last, is hardly there; without one, a sweep takes the rest.
+                logger.warning("what there may be of an upload could not be deleted now")
             self._store._index.forget(self._name)
 
     def _end(self) -> None:
@@ -306,10 +346,14 @@ def _living(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _telling_when_full() -> Iterator[None]:
-    """Turn the lack of disk space into `storage_full`."""
+def _telling_why_not() -> Iterator[None]:
+    """Turn the lack of disk space into `storage_full`, and of an answer into `storage_unavailable`."""
     try:
         yield
+    except StorageUnavailableError as error:
+        logger.error("%s", error)
+        message = "the storage of uploaded files does not answer; try again later"
+        raise FileError("storage_unavailable", message, parameter=None) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
