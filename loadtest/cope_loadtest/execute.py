@@ -226,12 +226,14 @@ class Execution:
         try:
             await run.run()
         finally:
-            measured.add(run.records, max(run.ended - run.started, 0.0))
+            measured.add(run.records)
         after = await server_metrics.read_counters(client)
         for name, grown in server_metrics.growth(before, after).items():
             measured.counters[name] = measured.counters.get(name, 0.0) + grown
         if checker is not None and measured.overhead is None and not self._stop.is_set():
-            overhead = await checker.overhead(load, make("measured", first).body)
+            answered = sum(record.ok for record in measured.counted)
+            pace = answered / measured.seconds if measured.seconds else 0.0
+            overhead = await checker.overhead(load, make("measured", first).body, pace)
             ttfts = sorted(r.ttft_s for r in measured.counted if r.ok and r.ttft_s is not None)
             measured.overhead = overhead.beside(ttfts[len(ttfts) // 2] if ttfts else None)
 

@@ -100,7 +100,7 @@ def _head(report: dict[str, Any]) -> str:
         wrong.append("nothing measured at " + ", ".join(verdict["not_measured"]))
     if verdict["slo_missed"]:
         wrong.append("SLO missed at " + ", ".join(verdict["slo_missed"]))
-    told = "; ".join(wrong) or "every request was answered"
+    told = "; ".join(wrong) or "no request failed"
     lines = [
         f"<h1>{escape(scenario['name'])}</h1>",
         f"<p>{escape(scenario['description'])}</p>" if scenario["description"] else "",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cope_loadtest.scenario import describe
 from cope_loadtest.stages import STAGES
 from cope_loadtest.svg import Bar, Dot, Series, bar_chart, line_chart
 
@@ -161,11 +162,7 @@ def _groups(
     out = {*without} if keep_request else {*without, "request"}
     found: dict[str, list[Point]] = {}
     for point in points:
-        name = ", ".join(
-            str(value) if key in ("request", "cache") else f"{key} {value}"
-            for key, value in point["place"].items()
-            if key not in out
-        )
+        name = ", ".join(describe(key, value) for key, value in point["place"].items() if key not in out)
         found.setdefault(name, []).append(point)
     yield from found.items()
 

@@ -114,28 +114,40 @@ def judge(report: dict[str, Any], *, interrupted: bool) -> dict[str, Any]:
 
 
 def _warnings(report: dict[str, Any]) -> list[str]:
+    """One line for each kind, with the worst of the points that it concerns; the points have the rest."""
     warnings = []
     rate = report["selfcheck"]["chunks_per_s"]
     if rate is not None and rate < ENOUGH_CHUNKS_PER_S:
         warnings.append(f"this client reads {rate:,} chunks per second of a core, less than {ENOUGH_CHUNKS_PER_S:,.0f}")
-    for point in report["points"]:
-        overhead = point["overhead"]
-        if overhead is not None and overhead["too_much"]:
-            warnings.append(
-                f"{point['label']}: the client itself takes {overhead['ttft_s'] * 1e3:.1f} ms of the median TTFT, "
-                f"{overhead['share']:.0%} (more than {MOST_SHARE:.0%})"
-            )
-        stages = point["stages"]
-        if stages is not None and not stages["check"]["explained"]:
-            check = stages["check"]
-            warnings.append(
-                f"{point['label']}: the server's stages leave {check['unexplained_s'] * 1e3:.1f} ms of "
-                f"{check['ttft_sent_s'] * 1e3:.1f} ms TTFT unexplained"
-            )
-        hits = point["counters"].get("cope_codec_cache_hits_total", 0)
-        if point["cache"] == "cold" and hits > 0 and len(point["request"]) == 1:
-            warnings.append(f"{point['label']}: cold, but the server found {hits:g} GOPs in its cache")
+    points = report["points"]
+    busy = [point for point in points if point["overhead"] is not None and point["overhead"]["too_much"]]
+    if busy:
+        worst = max(busy, key=lambda point: float(point["overhead"]["share"]))
+        warnings.append(
+            f"the client itself takes more than {MOST_SHARE:.0%} of the median TTFT at {_count(busy, points)}; most at "
+            f"{worst['label']}: {worst['overhead']['ttft_s'] * 1e3:.1f} ms, {worst['overhead']['share']:.0%}"
+        )
+    dark = [point for point in points if point["stages"] is not None and not point["stages"]["check"]["explained"]]
+    if dark:
+        worst = max(dark, key=lambda point: abs(float(point["stages"]["check"]["share"])))
+        check = worst["stages"]["check"]
+        warnings.append(
+            f"the server's stages do not explain TTFT at {_count(dark, points)}; least at {worst['label']}: "
+            f"{check['unexplained_s'] * 1e3:.1f} of {check['ttft_sent_s'] * 1e3:.1f} ms are left"
+        )
+    found = "cope_codec_cache_hits_total"
+    warm = [point for point in points if point["cache"] == "cold" and point["counters"].get(found, 0) > 0]
+    if warm:
+        worst = max(warm, key=lambda point: float(point["counters"][found]))
+        warnings.append(
+            f"the server found primitives in its cache at {_count(warm, points)} that should be cold; most at "
+            f"{worst['label']}: {worst['counters'][found]:g} GOPs"
+        )
     return warnings
+
+
+def _count(some: Sequence[Any], every: Sequence[Any]) -> str:
+    return f"{len(some)} of {len(every)} points"
 
 
 def conditions(target: Target, seed: int, started: datetime) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class LoadRun:
         self._number = first
         self._failure: BaseException | None = None
         self.records: list[Record] = []
-        self.started = self.ended = 0.0
+        self.started = 0.0
 
     async def run(self) -> list[Record]:
         """Send everything that is due; returns the records, in the order in which they were due."""
@@ -81,7 +81,6 @@ class LoadRun:
             await self._wait_for_all()
         finally:
             await self._cut_off()
-            self.ended = time.perf_counter()
         return self.records
 
     async def _warm_up(self) -> None:

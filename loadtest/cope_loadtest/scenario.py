@@ -22,7 +22,12 @@ CACHES: tuple[Cache, ...] = get_args(Cache)
 TRANSPORTS: tuple[Transport, ...] = get_args(Transport)
 _BUNDLED = Path(__file__).parent / "scenarios"
 _QUESTIONS = ("What moves?", "In which direction does the camera move?", "Does it come closer?", "What turns?")
-_PLAIN = ("request", "cache", "transport", "arrival", "codec")  # values that say by themselves what they are
+# Values in words; those of other names stand behind their name.
+_WORDS = {
+    **dict.fromkeys(("request", "cache", "transport", "arrival", "codec"), "{}"),
+    "rate": "{:g}/s",
+    "seconds": "{:g} s",
+}
 _LOAD = tuple(one.name for one in fields(Load))
 _CLIP = tuple(one.name for one in fields(ClipSpec))
 
@@ -155,8 +160,7 @@ class Point:
     @property
     def label(self) -> str:
         """For people: the distinguishing values."""
-        words = (str(value) if name in _PLAIN else f"{name}={value}" for name, value in self.place.items())
-        return " ".join(words) or "all requests"
+        return ", ".join(describe(name, value) for name, value in self.place.items()) or "all requests"
 
     @property
     def cell(self) -> tuple[tuple[str, Any], ...]:
@@ -198,6 +202,13 @@ class Scenario:
     patience: Patience = field(default_factory=Patience)
     warm_clips: int = 2
     folder: Path | None = None
+
+
+def describe(name: str, value: Any) -> str:
+    """A value of a place in words: 8 users, 4/s, cold."""
+    if name == "concurrency":
+        return "1 user" if value == 1 else f"{value} users"
+    return _WORDS[name].format(value) if name in _WORDS else f"{name} {value}"
 
 
 def bundled() -> dict[str, Path]:

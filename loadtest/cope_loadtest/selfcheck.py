@@ -17,7 +17,8 @@ from cope_loadtest.runner import LoadRun, Prepared
 ENOUGH_CHUNKS_PER_S = 2000.0
 MOST_SHARE = 0.05  # of the median of what is measured
 _REQUESTS = 40
-_SECONDS = 2.0
+_SECONDS = 3.0
+_SLOWEST_PER_S = 8.0
 _CHUNKS = 5000
 
 
@@ -56,20 +57,27 @@ class SelfCheck:
         self._base_url = base_url
         self._known: dict[Any, Overhead] = {}
 
-    async def overhead(self, load: Load, body: Body) -> Overhead:
+    async def overhead(self, load: Load, body: Body, requests_per_s: float) -> Overhead:
         """What the client takes for itself with this load and a body of this size.
+
+        Args:
+            load: an open loop is repeated as it is. Users of a closed loop would ask a null server far more often than
+                a real one, so in their place requests come at random, as fast as they did at the real one.
+            body: what to send.
+            requests_per_s: how fast that was.
 
         Raises:
             RuntimeError: the null server did not answer.
         """
-        pace = load.concurrency if load.arrival == "closed" else load.rate
-        key = (load.arrival, pace, load.burst, round(math.log2(body.size)))
+        short = replace(load, requests=_REQUESTS, duration_s=_SECONDS, ramp_s=0.0, warmup=2)
+        if load.arrival == "closed":
+            short = replace(short, arrival="poisson", rate=max(requests_per_s, _SLOWEST_PER_S))
+        key = (short.arrival, round(math.log2(short.rate)), short.burst, round(math.log2(body.size)))
         if key not in self._known:
-            self._known[key] = await self._measure(load, body)
+            self._known[key] = await self._measure(short, body)
         return self._known[key]
 
-    async def _measure(self, load: Load, body: Body) -> Overhead:
-        short = replace(load, requests=max(_REQUESTS, 4 * load.concurrency), duration_s=_SECONDS, ramp_s=0.0, warmup=2)
+    async def _measure(self, short: Load, body: Body) -> Overhead:
         async with make_client(self._base_url) as client:
             records = await LoadRun(client, short, lambda *_: Prepared("null", None, body), Patience()).run()
         counted = [record for record in records if record.ok and record.phase == "measured"]

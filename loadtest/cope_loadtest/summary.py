@@ -26,7 +26,7 @@ class Measured:
     Attributes:
         point: the point.
         records: all of its requests, warm-up and ramp too.
-        seconds: how long requests arrived, and were answered, over all rounds.
+        seconds: from the first measured request to the last answer, over all rounds.
         arrival_s, completion_s: from the first to the last due time, and from the first to the last answer.
         counters: by how much counters of the server grew meanwhile, where it has `/metrics`.
         overhead: the client's own share (`selfcheck`), if it was measured.
@@ -40,11 +40,13 @@ class Measured:
     counters: dict[str, float] = field(default_factory=dict)
     overhead: dict[str, Any] | None = None
 
-    def add(self, records: Sequence[Record], seconds: float) -> None:
-        """Add the requests of a round that took so long."""
+    def add(self, records: Sequence[Record]) -> None:
+        """Add the requests of a round."""
         self.records += records
-        self.seconds += seconds
         counted = [record for record in records if record.phase == "measured"]
+        if counted:
+            begin = min(record.scheduled for record in counted)
+            self.seconds += max(record.last for record in counted if record.last is not None) - begin
         ends = [record.last for record in counted if record.ok and record.last is not None]
         if len(ends) > 1:
             due = [record.scheduled for record in counted]

@@ -11,8 +11,8 @@ _WIDTH = 640
 _HEIGHT = 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 44
 _ROW = 26
-_CHARACTER = 6.4  # pixels of the label font, on average
-COLOURS = 6
+_CHARACTER = 6.9  # pixels of the label font, on average
+COLOURS = 7  # the last is grey
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,10 @@ def bar_chart(bars: Sequence[Bar], *, x_label: str) -> str:
                 f'height="{_ROW - 8}"><title>{escape(f"{bar.label}, {name}: {_number(value)}")}</title></rect>'
             )
             begin += value
-        out.append(_text(x.at(begin) + 5, top + 13, _number(begin), "start"))
+        end = x.at(begin)
+        if bar.mark is not None and -2 < x.at(bar.mark[1]) - end < 50:
+            end = x.at(bar.mark[1])  # the figure would lie under the mark
+        out.append(_text(end + 5, top + 13, _number(begin), "start"))
         if bar.mark is not None:
             at = x.at(bar.mark[1])
             told = f"{bar.label}, {bar.mark[0]}: {_number(bar.mark[1])}"

@@ -108,10 +108,12 @@ def ms(estimate: dict[str, float] | None) -> str:
 def _points(report: dict[str, Any]) -> Table:
     table = Table(
         box=SIMPLE_HEAD,
-        caption="milliseconds from the scheduled time: medians (95% intervals), and p95 of TTFT",
+        caption="ms from the scheduled time: medians (TTFT with its 95% interval), and p95 of TTFT",
         title=f"{report['scenario']['name']} on {report['conditions']['model']}",
     )
-    for heading in ("point", "ok", "others", "req/s", "TTFT", "p95", "TPOT", "E2EL", "good"):
+    headings = ["point", "ok", "others", "req/s", "TTFT", "p95", "TPOT", "E2EL"]
+    with_slo = any("goodput" in point for point in report["points"])
+    for heading in (*headings, "good") if with_slo else headings:
         table.add_column(heading, justify="left" if heading in ("point", "others") else "right", overflow="fold")
     for point in report["points"]:
         metrics, outcomes = point["metrics"], dict(point["outcomes"])
@@ -125,8 +127,8 @@ def _points(report: dict[str, Any]) -> Table:
             ms((metrics["ttft_s"] or {}).get("p50")),
             _short((metrics["ttft_s"] or {}).get("p95")),
             _short((metrics["tpot_s"] or {}).get("p50")),
-            ms((metrics["e2el_s"] or {}).get("p50")),
-            "-" if goodput is None else f"{goodput['share']:.0%}",
+            _short((metrics["e2el_s"] or {}).get("p50")),
+            *([f"{goodput['share']:.0%}"] if goodput is not None else []),
             style="yellow" if point["failed"] else "",
         )
     return table
@@ -140,8 +142,8 @@ def _short(estimate: dict[str, float] | None) -> str:
 
 
 def _cuts(rows: list[dict[str, Any]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, caption="cut: what is saved of the time of dense frames (95% interval)")
-    for heading in ("keyframes per GOP", "users", "cache", "TTFT ms", "dense TTFT ms", "TTFT cut", "E2EL cut"):
+    table = Table(box=SIMPLE_HEAD, caption="ms, medians; cut: what is saved of the time of dense frames (95% interval)")
+    for heading in ("I per GOP", "users", "cache", "TTFT", "dense TTFT", "TTFT cut", "E2EL cut"):
         table.add_column(heading, justify="left" if heading == "cache" else "right")
     for row in rows:
         table.add_row(
@@ -151,7 +153,7 @@ def _cuts(rows: list[dict[str, Any]]) -> Table:
             f"{row['ttft_s'] * 1e3:,.1f}",
             f"{row['dense_ttft_s'] * 1e3:,.1f}",
             *(
-                f"{row[name]:.1%} ({row[name + '_interval'][0]:.1%} to {row[name + '_interval'][1]:.1%})"
+                f"{row[name]:.1%} ({row[name + '_interval'][0] * 100:.0f} to {row[name + '_interval'][1] * 100:.0f})"
                 for name in ("ttft_cut", "e2el_cut")
             ),
         )
