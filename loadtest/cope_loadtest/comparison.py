@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from cope_loadtest.intervals import QUANTILES, change
@@ -78,7 +79,7 @@ def comparison_tables(found: dict[str, Any]) -> list[RenderableType]:
     for row in found["changes"]:
         low, high = row["change_interval"]
         table.add_row(
-            row["point"],
+            escape(row["point"]),
             f"{row['metric'].removesuffix('_s').upper()} {row['quantile']}",
             f"{row['before'] * 1e3:,.1f}",
             f"{row['after'] * 1e3:,.1f}",
@@ -88,12 +89,12 @@ def comparison_tables(found: dict[str, Any]) -> list[RenderableType]:
         )
     parts: list[RenderableType] = [table]
     parts += [
-        f"[red]fewer answers[/] {row['point']}: {row['before']:.1%} of requests before, {row['after']:.1%} after"
+        f"[red]fewer answers[/] {escape(row['point'])}: {row['before']:.1%} of requests, then {row['after']:.1%}"
         for row in found["lost"]
     ]
-    parts += [f"[red]SLO missed[/] {label}" for label in found["slo_missed"]]
-    parts += [f"[yellow]only in the first[/] {label}" for label in found["only_before"]]
-    parts += [f"[yellow]only in the second[/] {label}" for label in found["only_after"]]
+    parts += [f"[red]SLO missed[/] {escape(label)}" for label in found["slo_missed"]]
+    parts += [f"[yellow]only in the first[/] {escape(label)}" for label in found["only_before"]]
+    parts += [f"[yellow]only in the second[/] {escape(label)}" for label in found["only_after"]]
     return parts
 
 

@@ -25,7 +25,7 @@ from cope_loadtest.runner import LoadRun, Prepared
 from cope_loadtest.scenario import Point, Scenario, at
 from cope_loadtest.selfcheck import SelfCheck, chunks_per_s
 from cope_loadtest.summary import Measured, summarise_point
-from cope_loadtest.transports import Delivery
+from cope_loadtest.transports import Delivery, TransportError
 
 
 class Watcher(Protocol):
@@ -68,6 +68,7 @@ class Result:
         uploads_s: seconds of each upload.
         chunks_per_s: chunks per second of processor time that the client reads; None if that was not measured.
         interrupted: somebody stopped the run.
+        trouble: why the run could not go on, or None.
     """
 
     points: list[Measured] = field(default_factory=list)
@@ -75,6 +76,7 @@ class Result:
     uploads_s: dict[str, float] = field(default_factory=dict)
     chunks_per_s: float | None = None
     interrupted: bool = False
+    trouble: str | None = None
 
 
 class Execution:
@@ -120,10 +122,8 @@ class Execution:
     async def run(self) -> Result:
         """Measure everything.
 
-        SIGINT and SIGTERM end the run early, and its result is what there is by then.
-
-        Raises:
-            TransportError: clips cannot be brought to the server.
+        SIGINT and SIGTERM end the run early, and its result is what there is by then. So does a server that no longer
+        takes clips.
         """
         loop = asyncio.get_running_loop()
         signals = (signal.SIGINT, signal.SIGTERM)
@@ -139,7 +139,10 @@ class Execution:
                     self._watcher.note("measuring the client itself")
                     self.result.chunks_per_s = await chunks_per_s()
                     checker = SelfCheck(stack.enter_context(helper("null_server")))
-                await self._points(client, delivery, checker)
+                try:
+                    await self._points(client, delivery, checker)
+                except TransportError as error:
+                    self.result.trouble = str(error)
                 self.result.uploads_s = delivery.uploads_s
         finally:
             for number in signals:

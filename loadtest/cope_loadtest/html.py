@@ -94,6 +94,8 @@ def _head(report: dict[str, Any]) -> str:
     wrong = []
     if verdict["interrupted"]:
         wrong.append("interrupted")
+    if verdict["trouble"]:
+        wrong.append(verdict["trouble"])
     if verdict["failed"]:
         wrong.append(f"{verdict['failed']} requests failed")
     if verdict["not_measured"]:

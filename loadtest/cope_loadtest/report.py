@@ -76,18 +76,18 @@ def make_report(
         "corpus": [clip.facts for clip in clips],
         "requests": [record.to_json(origin) for measured in result.points for record in measured.records],
     }
-    report["verdict"] = judge(report, interrupted=result.interrupted)
+    report["verdict"] = judge(report, interrupted=result.interrupted, trouble=result.trouble)
     return report
 
 
-def judge(report: dict[str, Any], *, interrupted: bool) -> dict[str, Any]:
+def judge(report: dict[str, Any], *, interrupted: bool, trouble: str | None = None) -> dict[str, Any]:
     """Whether a run is good.
 
     Returns:
         `exit_code`: 130 if it was interrupted, 3 if requests failed or none was measured, 1 if an SLO was missed, else
             0.
         `failed` counts requests, `slo_missed` names points. In a sweep it is no fault to miss an SLO, as long as one
-        value is sustained. `warnings` are about the measuring itself.
+        value is sustained. `trouble` says why the run could not go on, if so. `warnings` are about the measuring.
     """
     points = report["points"]
     failed = sum(point["failed"] for point in points)
@@ -99,13 +99,14 @@ def judge(report: dict[str, Any], *, interrupted: bool) -> dict[str, Any]:
     code = EXIT_OK
     if interrupted:
         code = EXIT_INTERRUPTED
-    elif failed or empty or not points:
+    elif failed or empty or not points or trouble:
         code = EXIT_FAILED
     elif missed:
         code = EXIT_SLO
     return {
         "exit_code": code,
         "interrupted": interrupted,
+        "trouble": trouble,
         "failed": failed,
         "not_measured": empty,
         "slo_missed": missed,

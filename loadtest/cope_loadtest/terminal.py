@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -48,7 +49,7 @@ class LiveProgress:
         """A load begins."""
         self._latest.clear()
         self._failed.clear()
-        self._progress.reset(self._task, description=label, total=expected, told="")
+        self._progress.reset(self._task, description=escape(label), total=expected, told="")
 
     def ended(self, record: Record) -> None:
         """A request has ended."""
@@ -82,15 +83,17 @@ def tables(report: dict[str, Any]) -> list[RenderableType]:
         reason = f" ({knee['reason']})" if knee["reason"] else ""
         kept = "nothing" if knee["sustained"] is None else f"{knee['sustained']:g}"
         lost = "nothing that was tried" if knee["exceeded"] is None else f"{knee['exceeded']:g}"
-        parts.append(f"{knee['label']}: keeps up with {knee['over']} {kept}, not with {lost}{reason}")
+        parts.append(f"{escape(knee['label'])}: keeps up with {knee['over']} {kept}, not with {lost}{reason}")
     verdict = report["verdict"]
-    parts += [f"[yellow]warning[/] {warning}" for warning in verdict["warnings"]]
+    parts += [f"[yellow]warning[/] {escape(warning)}" for warning in verdict["warnings"]]
+    if verdict["trouble"]:
+        parts.append(f"[red]the run could not go on:[/] {escape(verdict['trouble'])}")
     if verdict["failed"]:
         parts.append(f"[red]{verdict['failed']} requests failed[/]")
     if verdict["not_measured"]:
-        parts.append(f"[red]nothing was measured at[/] {', '.join(verdict['not_measured'])}")
+        parts.append(f"[red]nothing was measured at[/] {escape(', '.join(verdict['not_measured']))}")
     if verdict["slo_missed"]:
-        parts.append(f"[red]SLO missed at[/] {', '.join(verdict['slo_missed'])}")
+        parts.append(f"[red]SLO missed at[/] {escape(', '.join(verdict['slo_missed']))}")
     if verdict["interrupted"]:
         parts.append("[red]interrupted:[/] these are the requests up to then")
     return parts
@@ -109,7 +112,7 @@ def _points(report: dict[str, Any]) -> Table:
     table = Table(
         box=SIMPLE_HEAD,
         caption="ms from the scheduled time: medians (TTFT with its 95% interval), and p95 of TTFT",
-        title=f"{report['scenario']['name']} on {report['conditions']['model']}",
+        title=escape(f"{report['scenario']['name']} on {report['conditions']['model']}"),
     )
     headings = ["point", "ok", "others", "req/s", "TTFT", "p95", "TPOT", "E2EL"]
     with_slo = any("goodput" in point for point in report["points"])
@@ -120,7 +123,7 @@ def _points(report: dict[str, Any]) -> Table:
         ok = outcomes.pop(OK, 0)
         goodput = point.get("goodput")
         table.add_row(
-            point["label"],
+            escape(point["label"]),
             str(ok),
             " ".join(f"{name} {count}" for name, count in outcomes.items()),
             f"{point['requests_per_s']:.2f}",

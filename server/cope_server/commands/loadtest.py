@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand."""
+    # A plain `kill` must clean up too (clips, a server), so it takes the same way out as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if getattr(arguments, "serve", None) is None:
         return command.run(arguments)
-    # A plain `kill` must stop the server too, so it takes the same way out as Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="cope-loadtest-server-") as folder:
         with own_server(Path(folder), shlex.split(arguments.serve)) as url:
             arguments.base_url = url
