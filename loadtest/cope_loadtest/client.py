@@ -35,8 +35,8 @@ class Patience:
         timeout_s: for all of it, from the moment it is taken up.
     """
 
-    stall_s: float = 60.0
-    timeout_s: float = 300.0
+    stall_s: float = 120.0
+    timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
         for name in ("stall_s", "timeout_s"):

@@ -215,7 +215,11 @@ class Execution:
             point.label if self._scenario.rounds == 1 else f"{point.label} ({turn + 1}/{self._scenario.rounds})",
             load.requests,
         )
-        before = await server_metrics.read_counters(client)
+        before: dict[str, float] = {}
+
+        async def note_counters() -> None:
+            before.update(await server_metrics.read_counters(client))
+
         run = LoadRun(
             client,
             load,
@@ -225,6 +229,7 @@ class Execution:
             stop=self._stop,
             first=first,
             watch=self._watcher.ended,
+            warm=note_counters,
         )
         try:
             await run.run()

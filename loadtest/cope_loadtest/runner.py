@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 
 import httpx
@@ -48,6 +48,7 @@ class LoadRun:
         stop: once set, nothing more is sent and what is in flight is cut off.
         first: number of the first measured request; the warm-up's count below it is its own.
         watch: called with every record that has ended.
+        warm: awaited between the warm-up and the rest.
     """
 
     def __init__(
@@ -61,9 +62,11 @@ class LoadRun:
         stop: asyncio.Event | None = None,
         first: int = 0,
         watch: Callable[[Record], None] = lambda record: None,
+        warm: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._client, self._load, self._make, self._patience = client, load, make, patience
         self._point, self._first, self._watch = point, first, watch
+        self._warm = warm
         self._stop = stop or asyncio.Event()
         self._turns = asyncio.Semaphore(load.max_in_flight)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -75,6 +78,8 @@ class LoadRun:
     async def run(self) -> list[Record]:
         """Send everything that is due; returns the records, in the order in which they were due."""
         await self._warm_up()
+        if self._warm is not None:
+            await self._warm()
         self.started = time.perf_counter()
         try:
             await (self._closed() if self._load.arrival == "closed" else self._open())

@@ -28,7 +28,7 @@ class Measured:
         records: all of its requests, warm-up and ramp too.
         seconds: from the first measured request to the last answer, over all rounds.
         arrival_s, completion_s: from the first to the last due time, and from the first to the last answer.
-        counters: by how much counters of the server grew meanwhile, where it has `/metrics`.
+        counters: by how much counters of the server grew after the warm-up, where it has `/metrics`.
         overhead: the client's own share (`selfcheck`), if it was measured.
     """
 
@@ -145,6 +145,10 @@ def _tokens(records: Sequence[Record]) -> dict[str, Any] | None:
     if not prompts:
         return None
     account: dict[str, Any] = {"prompt_tokens": statistics.median(prompts)}
+    details = [details for record in records if isinstance(details := record.usage.get("prompt_tokens_details"), dict)]
+    cached = [count for one in details if isinstance(count := one.get("cached_tokens"), int)]
+    if cached:
+        account["cached_tokens"] = statistics.median(cached)
     videos = [video for record in records if isinstance(video := record.usage.get("video"), dict)]
     for name in _ACCOUNT:
         told = [video[name] for video in videos if isinstance(video.get(name), int | float)]

@@ -184,7 +184,10 @@ def test_servers_without_stages() -> None:
 
 def test_the_token_account_is_the_servers() -> None:
     video = {"seconds": 8.0, "i_tokens": 20, "p_tokens": 7, "dense_tokens": 160, "mode": "native", "gops": 1}
-    found = summarise_point(measured([record(usage={"video": video})] * 3), Slo())["tokens"]
+    details = {"cached_tokens": 16}
+    usage = {"video": video, "prompt_tokens_details": details}
+    found = summarise_point(measured([record(usage=usage)] * 3), Slo())["tokens"]
+    assert found["cached_tokens"] == 16
     assert found["text_tokens"] == 23 and found["dense_tokens"] == 160 and found["modes"] == {"native": 3}
 
 
