@@ -132,7 +132,7 @@ def _measure(scenario: Scenario, assignment: Assignment, arguments: argparse.Nam
     from cope_loadtest.assign import own_clips
     from cope_loadtest.corpus.clips import make_clips, read_folder
     from cope_loadtest.execute import Execution, Target
-    from cope_loadtest.html import write_html
+    from cope_loadtest.html import write_html, write_plots
     from cope_loadtest.report import make_report, write_json
     from cope_loadtest.terminal import LiveProgress, stderr, stdout, tables
 
@@ -171,6 +171,7 @@ def _measure(scenario: Scenario, assignment: Assignment, arguments: argparse.Nam
     report = make_report(scenario, target, result, clips, seed, started)
     write_json(report, out / "report.json")
     write_html(report, out / "report.html")
+    write_plots(report, out / "plots")
     for part in tables(report):
         stdout.print(part)
     stdout.print(f"{out / 'report.json'}\n{out / 'report.html'}", highlight=False, soft_wrap=True)

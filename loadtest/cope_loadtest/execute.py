@@ -126,8 +126,8 @@ class Execution:
         takes clips.
         """
         loop = asyncio.get_running_loop()
-        signals = (signal.SIGINT, signal.SIGTERM)
-        for number in signals:
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
             with suppress(ValueError, RuntimeError):  # outside the main thread nobody is interrupted
                 loop.add_signal_handler(number, self.stop)
         try:
@@ -145,9 +145,10 @@ class Execution:
                     self.result.trouble = str(error)
                 self.result.uploads_s = delivery.uploads_s
         finally:
-            for number in signals:
+            for number, handler in before.items():
                 with suppress(ValueError, RuntimeError):
-                    loop.remove_signal_handler(number)
+                    if loop.remove_signal_handler(number):
+                        signal.signal(number, handler)
         return self.result
 
     async def _points(self, client: httpx.AsyncClient, delivery: Delivery, checker: SelfCheck | None) -> None:

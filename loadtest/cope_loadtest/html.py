@@ -9,14 +9,12 @@ from typing import Any
 
 from cope_loadtest.outcomes import OK
 from cope_loadtest.plots import plots
+from cope_loadtest.svg import PALETTE, STYLE, alone
 
-_STYLE = """
-:root { color-scheme: light dark; --bg: #fcfcfb; --ink: #1c1c1a; --soft: #62625d; --rule: #e2e2dd; --card: #ffffff;
-  --c0: #0068a8; --c1: #d97706; --c2: #00866b; --c3: #b0478c; --c4: #6a5acd; --c5: #8a6d3b; --c6: #9a9a94;
-  --bad: #b3261e; --good: #00704f; }
-@media (prefers-color-scheme: dark) { :root { --bg: #161615; --ink: #ecece8; --soft: #a3a39c; --rule: #343431;
-  --card: #1f1f1d; --c0: #4fb0ea; --c1: #f0a23c; --c2: #35c6a3; --c3: #e08cc2; --c4: #a79cf5; --c5: #cdb07a;
-  --bad: #ff8a80; --good: #5fd4ac; } }
+_STYLE = (
+    PALETTE
+    + STYLE
+    + """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1360px; padding: 28px 24px 60px; background: var(--bg); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
@@ -33,18 +31,7 @@ th, td { padding: 4px 14px 4px 0; text-align: right; white-space: nowrap; border
   font-variant-numeric: tabular-nums; }
 th { color: var(--soft); font-weight: 500; vertical-align: bottom; } td.left, th.left { text-align: left; }
 td small { color: var(--soft); } details { margin-top: 14px; } summary { cursor: pointer; color: var(--soft); }
-text { fill: var(--soft); font-size: 11.5px; } text.axis { font-size: 12px; }
-.grid { stroke: var(--rule); } .line { fill: none; stroke-width: 2; } .whisker { stroke-width: 1.6; }
-.dot { stroke: var(--card); stroke-width: 1.5; } .mark { stroke: var(--ink); stroke-width: 2; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 13px; color: var(--soft); margin: 6px 0 0; }
-.legend i { display: inline-block; width: 18px; height: 10px; border-radius: 2px; margin-right: 6px; }
-.legend i.dashed { height: 0; border-radius: 0; border-top: 3px dashed; background: none !important;
-  vertical-align: middle; }
-.legend i.tickmark { width: 2px; height: 12px; background: var(--ink); vertical-align: middle; margin-left: 8px; }
-""" + "".join(
-    f".s{k} {{ stroke: var(--c{k}); }} .f{k} {{ fill: var(--c{k}); }} "
-    f".b{k} {{ background: var(--c{k}); border-color: var(--c{k}) !important; }}\n"
-    for k in range(7)
+"""
 )
 _METRICS = {
     "ttft_s": "TTFT",
@@ -63,6 +50,15 @@ def write_html(report: dict[str, Any], path: Path) -> None:
     part = path.with_suffix(path.suffix + ".part")
     part.write_text(page(report), encoding="utf-8")
     part.replace(path)
+
+
+def write_plots(report: dict[str, Any], folder: Path) -> None:
+    """Write each plot as a file of its own, for documents; files of earlier reports are removed."""
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.svg"):
+        old.unlink()
+    for plot in plots(report):
+        (folder / f"{plot.name}.svg").write_text(alone(plot.svg, plot.title), encoding="utf-8")
 
 
 def page(report: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from cope_loadtest.stages import STAGES
 from cope_loadtest.svg import Bar, Dot, Series, bar_chart, line_chart
 
 Point = dict[str, Any]
+_MOST_LINES = 4  # of two quantiles each; more would hide each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +19,13 @@ class Plot:
     """A plot with its words.
 
     Attributes:
+        name: of its file.
         title: what it shows.
         note: how to read it.
-        svg: the picture, and its legend in HTML.
+        svg: the picture.
     """
 
+    name: str
     title: str
     note: str
     svg: str
@@ -64,7 +67,7 @@ def keyframes_plot(report: dict[str, Any], points: Sequence[Point]) -> Plot | No
         series.append(Series(name or "TTFT", dots, loose=sum(dot.x < len(codec) for dot in dots)))
     svg = line_chart(series, x_label="keyframes per GOP", y_label="TTFT, ms", categories=categories)
     note = "Median from the scheduled time with its 95% interval; same clips and questions in every column."
-    return Plot("TTFT over keyframes per GOP, dense frames beside", note, svg)
+    return Plot("keyframes", "TTFT over keyframes per GOP, dense frames beside", note, svg)
 
 
 def length_plot(points: Sequence[Point]) -> Plot | None:
@@ -77,17 +80,17 @@ def length_plot(points: Sequence[Point]) -> Plot | None:
         dots = [_dot(float(point["clip"]["seconds"]), point) for point in group]
         series.append(Series(name or "TTFT", sorted(dots, key=lambda dot: dot.x)))
     svg = line_chart(series, x_label="length of the video, s", y_label="TTFT, ms")
-    return Plot("TTFT over video length", "Median from the scheduled time with its 95% interval.", svg)
+    return Plot("length", "TTFT over video length", "Median from the scheduled time with its 95% interval.", svg)
 
 
 def load_plot(report: dict[str, Any], points: Sequence[Point], over: str) -> Plot | None:
     """Latency over the rate of requests or the number of users, with the knee."""
     chosen = [point for point in points if (point["load"]["arrival"] == "closed") == (over == "concurrency")]
-    sweep = report["scenario"]["sweep"]
-    if sweep is None or sweep["over"] != over or len({point["load"][over] for point in chosen}) < 2:
+    groups = list(_groups(chosen, keep_request=True, without=(over,)))
+    if len({point["load"][over] for point in chosen}) < 2 or len(groups) > _MOST_LINES:
         return None
     series: list[Series] = []
-    for name, group in _groups(chosen, keep_request=True, without=(over,)):
+    for name, group in groups:
         group = sorted(group, key=lambda point: float(point["load"][over]))
         colour = len(series) // 2
         for quantile, dashed in (("p50", False), ("p95", True)):
@@ -97,7 +100,7 @@ def load_plot(report: dict[str, Any], points: Sequence[Point], over: str) -> Plo
     line = (knees[0]["sustained"], "sustained") if len(knees) == 1 and knees[0]["exceeded"] is not None else None
     unit = "requests per second" if over == "rate" else "users at a time"
     svg = line_chart(series, x_label=unit, y_label="TTFT, ms", line_at=line)
-    return Plot(f"Latency over {over}", "TTFT from the scheduled time with 95% intervals.", svg)
+    return Plot(over, f"Latency over {over}", "TTFT from the scheduled time with 95% intervals.", svg)
 
 
 def quantiles_plot(points: Sequence[Point]) -> Plot | None:
@@ -112,7 +115,7 @@ def quantiles_plot(points: Sequence[Point]) -> Plot | None:
         )
         for point in points
     ]
-    return Plot("TTFT at every point", "From the scheduled time.", bar_chart(bars, x_label="TTFT, ms"))
+    return Plot("points", "TTFT at every point", "From the scheduled time.", bar_chart(bars, x_label="TTFT, ms"))
 
 
 def stages_plot(points: Sequence[Point]) -> Plot | None:
@@ -130,7 +133,7 @@ def stages_plot(points: Sequence[Point]) -> Plot | None:
         "Medians of the server's stages (usage.timings) from the request's first byte; elsewhere: what the client's "
         "clock has beyond their sum."
     )
-    return Plot("Where the time to the first token goes", note, bar_chart(bars, x_label="ms"))
+    return Plot("stages", "Where the time to the first token goes", note, bar_chart(bars, x_label="ms"))
 
 
 def tokens_plot(points: Sequence[Point]) -> Plot | None:
@@ -147,7 +150,7 @@ def tokens_plot(points: Sequence[Point]) -> Plot | None:
     if not bars:
         return None
     note = "Medians of usage; the mark is what at most 64 dense RGB frames of the same clip take."
-    return Plot("Token account", note, bar_chart(bars, x_label="tokens"))
+    return Plot("tokens", "Token account", note, bar_chart(bars, x_label="tokens"))
 
 
 def _dot(x: float, point: Point, quantile: str = "p50") -> Dot:

@@ -1,4 +1,4 @@
-"""Plots as inline SVG: lines with intervals, and stacked bars. Colours are classes, which the page's style fills."""
+"""Plots as SVG: lines with intervals, and stacked bars. Colours are classes, which `STYLE` fills."""
 
 from __future__ import annotations
 
@@ -11,8 +11,23 @@ _WIDTH = 640
 _HEIGHT = 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 44
 _ROW = 26
+_LEGEND_ROW = 20
 _CHARACTER = 6.9  # pixels of the label font, on average
 COLOURS = 7  # the last is grey
+PALETTE = """
+:root { color-scheme: light dark; --bg: #fcfcfb; --ink: #1c1c1a; --soft: #62625d; --rule: #e2e2dd; --card: #ffffff;
+  --c0: #0068a8; --c1: #d97706; --c2: #00866b; --c3: #b0478c; --c4: #6a5acd; --c5: #8a6d3b; --c6: #9a9a94;
+  --bad: #b3261e; --good: #00704f; }
+@media (prefers-color-scheme: dark) { :root { --bg: #161615; --ink: #ecece8; --soft: #a3a39c; --rule: #343431;
+  --card: #1f1f1d; --c0: #4fb0ea; --c1: #f0a23c; --c2: #35c6a3; --c3: #e08cc2; --c4: #a79cf5; --c5: #cdb07a;
+  --bad: #ff8a80; --good: #5fd4ac; } }
+"""
+STYLE = """
+text { fill: var(--soft); font: 11.5px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+text.axis, text.legend { font-size: 12px; } .grid { stroke: var(--rule); } .line { fill: none; stroke-width: 2; }
+.whisker { stroke-width: 1.6; } .dot { stroke: var(--card); stroke-width: 1.5; }
+.mark { stroke: var(--ink); stroke-width: 2; }
+""" + "".join(f".s{k} {{ stroke: var(--c{k}); }} .f{k} {{ fill: var(--c{k}); }}\n" for k in range(COLOURS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +127,8 @@ def line_chart(
     for k, one in enumerate(series):
         aside = (k - (len(series) - 1) / 2) * shift
         out.append(_line(one, k, x, y, aside, x_label if categories is None else "", categories))
-    legend = _legend([(one.name, _colour(one, k), one.dashed) for k, one in enumerate(series)])
-    return _svg(out, _HEIGHT, y_label) + legend
+    entries = [(one.name, _colour(one, k), one.dashed) for k, one in enumerate(series)]
+    return _svg(out, _HEIGHT, y_label, entries)
 
 
 def _line(
@@ -183,9 +198,20 @@ def bar_chart(bars: Sequence[Bar], *, x_label: str) -> str:
                 f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{top - 3}" y2="{top + _ROW - 5}">'
                 f"<title>{escape(told)}</title></line>"
             )
-    legend = [(name, k % COLOURS, False) for k, name in enumerate(names)]
+    entries = [(name, k % COLOURS, False) for k, name in enumerate(names)]
     marks = {bar.mark[0] for bar in bars if bar.mark is not None}
-    return _svg(out, height, x_label) + _legend(legend, sorted(marks))
+    return _svg(out, height, x_label, entries, sorted(marks))
+
+
+def alone(svg: str, title: str) -> str:
+    """A plot of this module as a file of its own, with its style, a background and a title."""
+    head, body = svg.split(">", 1)
+    _, _, width, height = head.split('viewBox="')[1].split('"')[0].split(" ")
+    tall = int(height) + 40
+    head = head.replace(f'viewBox="0 0 {width} {height}"', f'viewBox="-12 -32 {int(width) + 24} {tall}"')
+    box = f'x="-12" y="-32" width="{int(width) + 24}" height="{tall}"'
+    name = f'<text x="0" y="-12" style="font-size: 15px; fill: var(--ink)">{escape(title)}</text>'
+    return f'{head}><style>{PALETTE}{STYLE}</style><rect {box} style="fill: var(--card)"/>{name}{body}\n'
 
 
 def _axis(highest: float, begin: float, end: float) -> _Axis:
@@ -216,21 +242,36 @@ def _text(x: float, y: float, words: str, anchor: str, kind: str = "tick") -> st
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def _legend(entries: Sequence[tuple[str, int, bool]], marks: Sequence[str] = ()) -> str:
+def _legend(entries: Sequence[tuple[str, int, bool]], marks: Sequence[str], top: float) -> tuple[str, float]:
+    """The legend as rows from `top` on, and their height; none for a single entry."""
     if len(entries) < 2 and not marks:
-        return ""
-    items = [
-        f'<span><i class="b{colour}{" dashed" if dashed else ""}"></i>{escape(name)}</span>'
-        for name, colour, dashed in entries
-    ]
-    items += [f'<span><i class="tickmark"></i>{escape(name)}</span>' for name in marks]
-    return f'<p class="legend">{"".join(items)}</p>'
+        return "", 0.0
+    out, x, y = [], 8.0, top
+    for name, colour, dashed in [*entries, *((name, -1, False) for name in marks)]:
+        width = 26 + len(name) * _CHARACTER + 14
+        if x + width > _WIDTH and x > 8:
+            x, y = 8.0, y + _LEGEND_ROW
+        if colour < 0:
+            out.append(f'<line class="mark" x1="{x + 9:.1f}" x2="{x + 9:.1f}" y1="{y - 10:.1f}" y2="{y + 2:.1f}"/>')
+        elif dashed:
+            out.append(
+                f'<line class="line s{colour}" x1="{x:.1f}" x2="{x + 18:.1f}" y1="{y - 4:.1f}" y2="{y - 4:.1f}" '
+                'stroke-dasharray="5 4"/>'
+            )
+        else:
+            out.append(f'<rect class="f{colour}" x="{x:.1f}" y="{y - 9:.1f}" width="18" height="10" rx="2"/>')
+        out.append(_text(x + 24, y, name, "start", "legend"))
+        x += width
+    return "".join(out), y - top + _LEGEND_ROW + 4
 
 
-def _svg(parts: Sequence[str], height: float, label: str) -> str:
+def _svg(
+    parts: Sequence[str], height: float, label: str, entries: Sequence[tuple[str, int, bool]], marks: Sequence[str] = ()
+) -> str:
+    legend, more = _legend(entries, marks, height + 16)
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{escape(label, quote=True)}">'
-        f"{''.join(parts)}</svg>"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height + more:.0f}" role="img" '
+        f'aria-label="{escape(label, quote=True)}">{"".join(parts)}{legend}</svg>'
     )
 
 

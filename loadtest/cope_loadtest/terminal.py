@@ -34,7 +34,7 @@ class LiveProgress:
             console=console,
             transient=True,
         )
-        self._task = self._progress.add_task("starting", total=None, told="")
+        self._task = self._progress.add_task("starting", total=None, told="")  # another one for each load
         self._latest: deque[float] = deque(maxlen=_LATEST)
         self._failed: dict[str, int] = {}
 
@@ -49,7 +49,7 @@ class LiveProgress:
         """A load begins."""
         self._latest.clear()
         self._failed.clear()
-        self._progress.reset(self._task, description=escape(label), total=expected, told="")
+        self._next(label, expected)
 
     def ended(self, record: Record) -> None:
         """A request has ended."""
@@ -63,11 +63,15 @@ class LiveProgress:
 
     def note(self, text: str) -> None:
         """What is being done."""
-        self._progress.reset(self._task, description=text, total=None, told="")
+        self._next(text, None)
 
     def count(self, label: str, total: int) -> None:
         """Something that is counted begins; `tick` counts."""
-        self._progress.reset(self._task, description=label, total=total, told="")
+        self._next(label, total)
+
+    def _next(self, label: str, total: int | None) -> None:
+        self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(escape(label), total=total, told="")
 
     def tick(self) -> None:
         """One is done."""

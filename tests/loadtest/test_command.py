@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,11 @@ def test_the_page_needs_nothing_else(tmp_path: Path, clips: Path) -> None:
     assert links.fetched == [] and links.open == [] and "@import" not in page and "url(" not in page
     for title in ("TTFT over keyframes per GOP", "Where the time to the first token goes", "Token account"):
         assert title in page
+    files = {path.stem: path.read_text() for path in (tmp_path / "plots").iterdir()}
+    assert set(files) == {"keyframes", "points", "stages", "tokens"}
+    for text in files.values():
+        root = ElementTree.fromstring(text)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg" and "url(" not in text
     assert links.svgs >= 4 and "<script" not in page and "64 RGB frames" in page
 
 
@@ -302,7 +308,7 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert main([*words, *FAST[:8], "--transport", "url"]) == 0
     assert list(folder.iterdir()) == []
     assert len(set(os.listdir("/proc/self/fd")) - before) <= 1
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["plots", "report.html", "report.json"]
 
 
 def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
