@@ -169,7 +169,6 @@ class Execution:
         sweep = scenario.sweep
         assert sweep is not None
         steps = 0
-        loads = {}
 
         async def measure(value: float) -> dict[str, Any]:
             nonlocal steps
@@ -178,17 +177,15 @@ class Execution:
             for turn in range(scenario.rounds):
                 await self._measure(client, delivery, checker, index, measured, turn, step=steps)
             steps += 1
-            summary = summarise_point(measured, scenario.slo, scenario.expected)
-            loads[id(summary)] = measured.point.load
-            return summary
+            return summarise_point(measured, scenario.slo, scenario.expected)
 
         def why_not(summary: dict[str, Any], first: dict[str, Any]) -> str | None:
             if self._stop.is_set():
                 return "the run was interrupted"
-            return why_not_sustained(summary, first, sweep, loads[id(summary)], scenario.slo)
+            return why_not_sustained(summary, first, sweep, base.load, scenario.slo)
 
         if not self._stop.is_set():
-            knee = await search(replace(sweep), measure, why_not)
+            knee = await search(sweep, measure, why_not)
             self.result.knees.append((base.label, knee))
 
     async def _measure(

@@ -82,7 +82,7 @@ def why_not_sustained(
         summary: of the point.
         first: of the lowest load.
         sweep: its factors.
-        load: of the point.
+        load: of the point; its arrival process counts.
         slo: if it has limits they decide, else TTFT against that of the lowest load.
     """
     lost = summary["requests"] - summary["outcomes"].get("ok", 0)

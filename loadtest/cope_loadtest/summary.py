@@ -19,7 +19,7 @@ METRICS = ("ttft_s", "ttft_sent_s", "ttft_body_s", "upload_s", "delay_s", "tpot_
 _ACCOUNT = ("seconds", "gops", "i_frames", "p_frames", "i_tokens", "p_tokens", "dense_tokens")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Measured:
     """A point and what was measured there.
 

@@ -14,12 +14,13 @@ from cope_loadtest.client import Body, Patience, make_client, send
 from cope_loadtest.outcomes import OUTCOMES
 from cope_loadtest.records import Record
 
-QUICK = Patience(stall_s=0.5, timeout_s=3.0)
+CALM = Patience(stall_s=20.0, timeout_s=40.0)
+QUICK = Patience(stall_s=1.0, timeout_s=3.0)
 # How late a clock may be on a busy machine, seconds; never how early.
 LATE = 0.4
 
 
-def ask(url: str, body: Body | None = None, patience: Patience = QUICK, count: int = 1) -> list[Record]:
+def ask(url: str, body: Body | None = None, patience: Patience = CALM, count: int = 1) -> list[Record]:
     """Send requests one after another over one client."""
 
     async def work() -> list[Record]:
@@ -34,7 +35,7 @@ def ask(url: str, body: Body | None = None, patience: Patience = QUICK, count: i
     return asyncio.run(work())
 
 
-def ask_one(behaviour: Behaviour, patience: Patience = QUICK, body: Body | None = None) -> Record:
+def ask_one(behaviour: Behaviour, patience: Patience = CALM, body: Body | None = None) -> Record:
     with serving(behaviour) as fake:
         (record,) = ask(fake.url, body, patience)
     return record
@@ -62,7 +63,7 @@ def test_time_from_scheduled_counts_what_the_client_was_late() -> None:
     async def work(url: str) -> Record:
         async with make_client(url) as client:
             record = Record(0, 0, "measured", "test", None, time.perf_counter() - 1.0)
-            await send(client, Body([b"{}"]), record, QUICK)
+            await send(client, Body([b"{}"]), record, CALM)
             return record
 
     with serving(streaming(first_s=0.1)) as fake:
@@ -76,7 +77,7 @@ def test_a_slow_upload_is_not_the_servers_thinking() -> None:
     # More than sockets and loops buffer, and a server that reads it late.
     body = Body([b"x" * (24 << 20)])
     with serving(streaming(first_s=0.2), read_delay_s=0.5) as fake:
-        (record,) = ask(fake.url, body, Patience(stall_s=5.0, timeout_s=20.0))
+        (record,) = ask(fake.url, body)
     assert record.outcome == "ok" and record.body_bytes == 24 << 20
     assert record.upload_s is not None and record.upload_s >= 0.45
     assert record.ttft_body_s is not None and 0.15 <= record.ttft_body_s < record.ttft_s
@@ -144,7 +145,9 @@ def test_a_server_that_does_not_close_the_body_after_the_end_mark() -> None:
         await asyncio.sleep(30)
 
     record = ask_one(behave)
-    assert record.outcome == "ok" and record.e2el_s is not None and record.e2el_s < LATE
+    assert (
+        record.outcome == "ok" and record.e2el_s is not None and record.e2el_s < 0.9
+    )  # it was waited for, off the clock
 
 
 async def refuse_429(request: Request) -> None:
@@ -232,8 +235,8 @@ FAULTS = [
     (lambda request: request.answer(503, {}), "busy", "HTTP 503"),
     (lambda request: request.answer(422, {"error": {"message": "no video"}}), "refused", "HTTP 422: no video"),
     (refuse_500, "server_error", "HTTP 500: boom"),
-    (stall_before_headers, "stalled", "nothing moved for 0.5 s"),
-    (stall_in_stream, "stalled", "nothing moved for 0.5 s"),
+    (stall_before_headers, "stalled", "nothing moved for 1 s"),
+    (stall_in_stream, "stalled", "nothing moved for 1 s"),
     (drip, "timed_out", "not complete after 3 s"),
     (cut_before_headers, "disconnected", ""),
     (cut_in_stream, "broken_stream", ""),
@@ -250,7 +253,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("behaviour", "outcome", "detail"), FAULTS)
 def test_every_fault_has_its_outcome(behaviour: Behaviour, outcome: str, detail: str) -> None:
-    record = ask_one(behaviour)
+    record = ask_one(behaviour, QUICK)
     assert record.outcome == outcome
     assert outcome in OUTCOMES
     assert record.detail and detail in record.detail
@@ -282,7 +285,7 @@ def test_cancelling_ends_in_cut_off() -> None:
     async def work(url: str) -> Record:
         async with make_client(url) as client:
             record = Record(0, 0, "measured", "test", None, time.perf_counter())
-            task = asyncio.create_task(send(client, Body([b"{}"]), record, QUICK))
+            task = asyncio.create_task(send(client, Body([b"{}"]), record, CALM))
             await asyncio.sleep(0.2)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

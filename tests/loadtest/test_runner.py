@@ -57,7 +57,7 @@ def outcomes(records: list[Record]) -> dict[str, int]:
 
 def test_an_open_loop_sends_when_due_whatever_the_answers_take() -> None:
     load = Load(arrival="constant", rate=20.0, requests=10, warmup=0)
-    records, fake, _ = run_load(streaming(first_s=0.6), load)
+    records, fake, _ = run_load(streaming(first_s=1.5), load)
     assert outcomes(records) == {"ok": 10}
     due = [record.scheduled - records[0].scheduled for record in records]
     assert due == pytest.approx([k / 20 for k in range(10)])
@@ -87,9 +87,8 @@ def test_requests_that_wait_for_their_turn_have_the_clock_running() -> None:
     load = Load(arrival="burst", rate=100.0, burst=4, requests=4, max_in_flight=1, warmup=0)
     records, _, _ = run_load(streaming(first_s=0.2), load)
     ttfts = sorted(record.ttft_s for record in records)  # type: ignore[type-var]
-    assert ttfts == pytest.approx([0.2, 0.4, 0.6, 0.8], abs=0.35)
-    assert ttfts[3] >= 0.8  # type: ignore[operator]
-    assert all(record.ttft_sent_s < 0.55 for record in records)  # type: ignore[operator]
+    assert all(ttft >= 0.2 * (k + 1) for k, ttft in enumerate(ttfts))  # type: ignore[operator]
+    assert all(0.2 <= record.ttft_sent_s < 0.6 for record in records)  # type: ignore[operator]
 
 
 def test_warm_up_and_ramp_are_told_apart() -> None:
