@@ -14,6 +14,8 @@ import sys
 import time
 import urllib.request
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -390,3 +392,22 @@ def test_the_client_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_serve_starts_a_server_for_the_run_and_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+
+    with serving(streaming()) as fake:
+
+        @contextmanager
+        def own_server(folder: Path, words: Sequence[str]) -> Iterator[str]:
+            assert folder.is_dir()
+            told.append(list(words))
+            yield fake.url
+            told.append("ended")
+
+        monkeypatch.setattr("cope_server.commands.loadtest.own_server", own_server)
+        words = ["loadtest", "run", scenario(tmp_path), "--out", str(tmp_path / "out"), *FAST]
+        assert main([*words, "--serve=my-model --max-model-len 4096"]) == 0
+    assert told == [["my-model", "--max-model-len", "4096"], "ended"]
+    assert len(fake.seen) == 7
