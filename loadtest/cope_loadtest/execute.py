@@ -209,10 +209,9 @@ class Execution:
         self._warmups[index] += 1
         make = await self._maker(delivery, index, point, load.requests, first, step, warmup_run, load.warmup)
         number = self.result.points.index(measured)
-        self._watcher.begin(
-            point.label if self._scenario.rounds == 1 else f"{point.label} ({turn + 1}/{self._scenario.rounds})",
-            load.requests,
-        )
+        points, rounds = len(self._scenario.points), self._scenario.rounds
+        where = f"{turn * points + index + 1}/{rounds * points}  " if points * rounds > 1 else ""
+        self._watcher.begin(where + point.label, load.requests)
         before: dict[str, float] = {}
 
         async def note_counters() -> None:

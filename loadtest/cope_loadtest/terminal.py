@@ -33,6 +33,7 @@ class LiveProgress:
             TimeElapsedColumn(),
             console=console,
             transient=True,
+            refresh_per_second=4,  # drawing takes time from the client
         )
         self._task = self._progress.add_task("starting", total=None, told="")  # another one for each load
         self._latest: deque[float] = deque(maxlen=_LATEST)
@@ -53,13 +54,14 @@ class LiveProgress:
 
     def ended(self, record: Record) -> None:
         """A request has ended."""
-        if record.ttft_s is not None and record.ok:
+        counts = record.phase != "warmup"
+        if record.ttft_s is not None and record.ok and counts:
             self._latest.append(record.ttft_s)
         if record.outcome != OK:
             self._failed[record.outcome] = self._failed.get(record.outcome, 0) + 1
         told = f"TTFT {statistics.median(self._latest) * 1e3:,.0f} ms" if self._latest else ""
         told += "".join(f"  [yellow]{name} {count}[/]" for name, count in self._failed.items())
-        self._progress.update(self._task, advance=record.phase != "warmup", told=told)
+        self._progress.update(self._task, advance=counts, told=told)
 
     def note(self, text: str) -> None:
         """What is being done."""
