@@ -143,7 +143,6 @@ async def _exchange(client: httpx.AsyncClient, body: Body, record: Record, patie
 
 async def _read(response: httpx.Response, record: Record) -> None:
     parser = EventParser()
-    finished: float | None = None
     chunks = response.aiter_raw()
     async for chunk in chunks:
         now = time.perf_counter()
@@ -154,10 +153,10 @@ async def _read(response: httpx.Response, record: Record) -> None:
                 return
             _note(record, event, now)
             if event.finished:
-                finished = now
+                record.finished = now
             if event.done:
                 if record.first_token is None:
-                    record.first_token = finished  # the model stopped at once: its first token was the end
+                    record.first_token = record.finished  # the model stopped at once: its first token was the end
                 if record.first_token is None:
                     _end(record, "broken_stream", "the stream ended without a token")
                 else:

@@ -26,6 +26,7 @@ class Record:
         first_byte: the answer's headers were there.
         first_token: the first chunk with content was read; for an answer without any, the chunk that ends it.
         tokens: when each chunk with content was read, in order.
+        finished: the chunk was read that says why the model stopped.
         last: the answer was complete, or had failed.
         outcome: one of `outcomes.OUTCOMES`; empty while it is on its way.
         status: HTTP status.
@@ -46,6 +47,7 @@ class Record:
     first_byte: float | None = None
     first_token: float | None = None
     tokens: list[float] = field(default_factory=list)
+    finished: float | None = None
     last: float | None = None
     outcome: str = ""
     status: int | None = None
@@ -91,11 +93,15 @@ class Record:
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token after the first; by the server's count of tokens where it gives one."""
+        """Time per output token after the first; by the server's count of tokens where it gives one.
+
+        That counts the end of the text, too, which comes with the chunk that says why the model stopped.
+        """
         count = self.output_tokens
         if self.first_token is None or not self.tokens or count is None or count < 2:
             return None
-        return (self.tokens[-1] - self.first_token) / (count - 1)
+        end = self.tokens[-1] if self.finished is None else max(self.tokens[-1], self.finished)
+        return (end - self.first_token) / (count - 1)
 
     @property
     def itl_s(self) -> list[float]:
@@ -129,6 +135,7 @@ class Record:
             "first_byte_s": at(self.first_byte),
             "first_token_s": at(self.first_token),
             "tokens_s": [at(moment) for moment in self.tokens],
+            "finished_s": at(self.finished),
             "last_s": at(self.last),
             "body_bytes": self.body_bytes,
             "text_length": self.text_length,
@@ -154,6 +161,7 @@ class Record:
             first_byte=row["first_byte_s"],
             first_token=row["first_token_s"],
             tokens=list(row["tokens_s"]),
+            finished=row["finished_s"],
             last=row["last_s"],
             outcome=str(row["outcome"]),
             status=row["status"],

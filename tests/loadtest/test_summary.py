@@ -132,6 +132,12 @@ def test_tokens_per_answer_are_the_servers_count() -> None:
     assert record(usage={"completion_tokens": 10}).tpot_s == pytest.approx(0.04 / 9)
 
 
+def test_the_end_of_the_text_is_a_token_that_takes_its_time() -> None:
+    one_word = record(0.1, tokens=1, usage={"completion_tokens": 2})
+    one_word.finished = 0.1 + 0.04
+    assert one_word.tpot_s == pytest.approx(0.04)
+
+
 def test_goodput_counts_answers_within_every_limit() -> None:
     slo = Slo(ttft_s=0.2, tpot_s=0.02, e2el_s=0.5, share=0.5)
     assert meets(record(0.19), slo)
