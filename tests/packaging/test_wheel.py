@@ -45,10 +45,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_packages_and_no_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
-    packages = {"cope_codec", "cope_model", "cope_server", "cope_training"}
+    packages = {"cope_codec", "cope_loadtest", "cope_model", "cope_server", "cope_training"}
     assert {top for top in tops if not top.endswith(".dist-info")} == packages
     assert "cope_codec/py.typed" in names
     assert "cope_codec/bench/peer_script.py" in names
+    assert "cope_loadtest/scenarios/codec-vs-dense.toml" in names
     assert "cope_model/data/cope-tiny/model.safetensors" in names
 
 
