@@ -35,7 +35,11 @@ def plots(report: dict[str, Any]) -> list[Plot]:
     """All plots that a report can fill, the most telling first."""
     points = [point for point in report["points"] if point["metrics"]["ttft_s"] is not None]
     made = (
-        keyframes_plot(report, points),
+        # Cold and warm differ by orders of magnitude: an axis for each.
+        *(
+            keyframes_plot(report, [point for point in points if point["cache"] == cache], cache)
+            for cache in ("cold", "warm")
+        ),
         length_plot(points),
         load_plot(report, points, "rate"),
         load_plot(report, points, "concurrency"),
@@ -46,8 +50,8 @@ def plots(report: dict[str, Any]) -> list[Plot]:
     return [plot for plot in made if plot is not None]
 
 
-def keyframes_plot(report: dict[str, Any], points: Sequence[Point]) -> Plot | None:
-    """TTFT over keyframes per GOP, dense frames beside them."""
+def keyframes_plot(report: dict[str, Any], points: Sequence[Point], cache: str) -> Plot | None:
+    """TTFT over keyframes per GOP, dense frames beside them, of the points of one cache."""
     specs = report["scenario"]["requests"]
     videos = [point for point in points if len(point["request"]) == 1 and specs[point["request"][0]]["kind"] == "video"]
 
@@ -61,13 +65,13 @@ def keyframes_plot(report: dict[str, Any], points: Sequence[Point]) -> Plot | No
         return None
     categories = [*codec, *dense]
     series = []
-    for name, group in _groups(videos):
+    for name, group in _groups(videos, without=("cache",)):
         dots = [_dot(float(categories.index(column(point))), point) for point in group]
         dots.sort(key=lambda dot: dot.x)
         series.append(Series(name or "TTFT", dots, loose=sum(dot.x < len(codec) for dot in dots)))
     svg = line_chart(series, x_label="keyframes per GOP", y_label="TTFT, ms", categories=categories)
     note = "Median from the scheduled time with its 95% interval; same clips and questions in every column."
-    return Plot("keyframes", "TTFT over keyframes per GOP, dense frames beside", note, svg)
+    return Plot(f"keyframes-{cache}", f"TTFT over keyframes per GOP, dense frames beside: {cache}", note, svg)
 
 
 def length_plot(points: Sequence[Point]) -> Plot | None:

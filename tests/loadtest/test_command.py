@@ -129,7 +129,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path, clips: Path) -> None:
     for title in ("TTFT over keyframes per GOP", "Where the time to the first token goes", "Token account"):
         assert title in page
     files = {path.stem: path.read_text() for path in (tmp_path / "plots").iterdir()}
-    assert set(files) == {"keyframes", "points", "stages", "tokens"}
+    assert set(files) == {"keyframes-cold", "keyframes-warm", "points", "stages", "tokens"}
     for text in files.values():
         root = ElementTree.fromstring(text)
         assert root.tag == "{http://www.w3.org/2000/svg}svg" and "url(" not in text
