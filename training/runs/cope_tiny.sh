@@ -56,8 +56,9 @@ finetune() {
   tune "$1-bind" "$1-decode/model" --groups which_moves,who_moves,named_direction --without 0 --zeroed 0 --keyframes 1 \
     --questions 8 --focus --decode 0.3 --seed $((SEED + 3)) --steps "$(steps 250 6)" --batch 16 --warmup "$(steps 30 2)"
   # 4. Everything again, what is still wrong first.
-  tune "$1-focus" "$1-bind/model" "${ALL[@]}" --questions 8 --focus --decode 0.3 --seed $((SEED + 1)) \
-    --steps "$(steps 1000 6)" --warmup "$(steps 50 2)"
+  tune "$1-focus" "$1-bind/model" "${ALL[@]}" --questions 8 --groups side,colour,count,describe,motion,binding --focus --decode 0.3 \
+    --seed $((SEED + 1)) \
+    --steps "$(steps 520 6)" --warmup "$(steps 50 2)"
 }
 finetune "$OUT/finetune" "$OUT/pretrain/model"
 
