@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import ipaddress
-import os
 import socket
 import threading
 import time
@@ -17,6 +16,7 @@ from urllib.parse import unquote
 import aiohttp
 import pytest
 from clips import clip
+from leftovers import descriptors
 from vllm.connections import MediaDownloadSizeExceededError
 from vllm.multimodal.media.image import ImageMediaIO
 from vllm.multimodal.media.video import VideoMediaIO
@@ -331,10 +331,10 @@ def test_nothing_is_kept_between_fetches(port: int, monkeypatch: pytest.MonkeyPa
     """Neither cookies of others' fetches nor a proxy, which would connect wherever it likes, nor descriptors."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     get(f"http://public.test:{port}/cookie", PUBLIC)
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for _ in range(5):
         get(f"http://public.test:{port}/cookie", PUBLIC)
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert descriptors(at_most=before) <= before
     assert set(Handler.cookies) == {None}
 
 
@@ -387,7 +387,7 @@ def test_a_video_goes_to_disk_and_nothing_of_it_stays(port: int, monkeypatch: py
 
             video, _ = asyncio.run(load()).media
             assert len(video.gops) == 1 and video.plan.options.fps == 2
-            before = len(os.listdir("/proc/self/fd"))
+            before = descriptors()
             asyncio.run(load())
             with pytest.raises(MediaError) as caught:
                 asyncio.run(load(url.replace("/video", "/bytes/5000")))
@@ -395,6 +395,6 @@ def test_a_video_goes_to_disk_and_nothing_of_it_stays(port: int, monkeypatch: py
             with pytest.raises(MediaError) as caught:
                 asyncio.run(load(url.replace("public.test", "127.0.0.1")))
             assert caught.value.code == "url_not_allowed"
-            assert len(os.listdir("/proc/self/fd")) <= before
+            assert descriptors(at_most=before) <= before
         finally:
             extraction.uninstall()

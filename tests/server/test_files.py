@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ import pytest
 from clips import clip
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from leftovers import descriptors
 from requirements import require
 
 from cope_codec.pool import CodecPool
@@ -450,10 +450,10 @@ def test_a_file_deleted_while_it_is_sent_is_sent_whole(app: FastAPI, store: File
             store.delete(store_owner(store, name), name)
         pieces.append(message.get("body", b""))
 
-    descriptors = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     asyncio.run(app({**scope, "headers": headers, "asgi": {"version": "3.0", "spec_version": "2.4"}}, receive, send))
     assert b"".join(pieces) == data
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert descriptors(at_most=before) <= before
 
 
 def store_owner(store: FileStore, name: str) -> str:

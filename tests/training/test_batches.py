@@ -84,7 +84,7 @@ def test_tokens_that_will_be_zero_are_not_computed_and_zero(data: Path, tmp_path
     encoded = []
     hook = model.model.delta_encoder.register_forward_hook(lambda _, given, __: encoded.append(len(given[0])))
     with torch.inference_mode():
-        tokens = network.visual_tokens(model, batch)
+        tokens = network.visual_tokens(model, batch, network.delta_tokens(model, batch))
         hook.remove()
         assert encoded == [int(batch.kept.any(1).sum())]
         # As if all had been encoded and then multiplied.
