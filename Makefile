@@ -29,8 +29,9 @@ check: setup  ## lint, formatting and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: setup  ## extraction against decoding (FILES='a.mp4 b.mp4'), then codec against dense input on the server; reports in bench/
+bench: setup  ## extraction, the prefill's parts, codec against dense input on the server; reports in bench/
 	$(COPE) bench codec $(ARGS) $(FILES)
+	$(COPE) bench prefill --preset tiny
 	$(COPE) loadtest run smoke codec-vs-dense --serve='--max-model-len 16384' --out bench
 
 fuzz: setup  ## coverage-guided fuzzing of the codec worker (SECONDS=60); what it finds lies in .fuzz/
