@@ -334,7 +334,7 @@ def test_the_command_prints_a_table_and_json(
         return reports[-1]
 
     monkeypatch.setattr("cope_model.prefill.measure", keeping)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")
     out = tmp_path / "report.json"
     words = ["bench", "prefill", "--preset", "tiny", "--device", "cpu", "--repeats", "1", "--out", str(out)]
     assert cli.main([*words, "--json"]) == 0
@@ -347,4 +347,5 @@ def test_the_command_prints_a_table_and_json(
     table = capsys.readouterr().out
     assert "64 dense frames" in table
     assert "86.2%" in table
+    assert "…" not in table  # nothing is cut off
     assert "CUDA graphs off, torch.compile off" in table

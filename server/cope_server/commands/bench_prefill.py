@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,51 +67,60 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _times(report: dict[str, Any]) -> Table:
-    table = Table(
-        box=SIMPLE_HEAD,
-        caption="ms, medians of rows in turns; behind the stroke the floor: the larger of its arithmetic and its "
-        "bytes at the speeds of this device",
+    table = _by_sampling(
+        report,
+        "ms, medians of rows in turns; behind the stroke the floor: the larger of its arithmetic and its bytes at the "
+        "speeds of this device",
     )
-    table.add_column("sampling")
-    for heading in ("tokens", *_PARTS):
-        table.add_column(heading, justify="right")
-    for row in report["rows"]:
-        cells = [f"{_ms(part['s'])} / {_ms(part['floor_s'])}" for part in (row["parts"][name] for name in _PARTS)]
-        table.add_row(row["sampling"], f"{row['prompt_tokens']:,}", *cells)
+    _line(table, report, "tokens", lambda row: f"{row['prompt_tokens']:,}")
+    for name in _PARTS:
+
+        def both(row: dict[str, Any], name: str = name) -> str:
+            part = row["parts"][name]
+            return f"{_ms(part['s'])} / {_ms(part['floor_s'])}"
+
+        _line(table, report, name, both)
     return table
 
 
 def _cuts(report: dict[str, Any]) -> Table:
-    table = Table(
-        box=SIMPLE_HEAD,
-        caption=f"{report['generated_tokens']} generated tokens; in brackets the lowest and the highest; floor: the "
-        "cut if every part ran at its floor; paper: one consumer GPU",
+    table = _by_sampling(
+        report,
+        f"{report['generated_tokens']} generated tokens; in brackets the lowest and the highest; floor: the cut if "
+        "every part ran at its floor; paper: one consumer GPU",
     )
-    table.add_column("sampling")
-    for heading in ("TTFT ms", "E2EL ms", "TTFT cut", "floor", "paper", "E2EL cut", "floor", "paper", "delta", "GiB"):
-        table.add_column(heading, justify="right")
-    for row in report["rows"]:
-        paper = row["paper"] or {}
-        table.add_row(
-            row["sampling"],
-            _spread(row, "ttft_s", _ms),
-            _spread(row, "e2el_s", _ms),
-            _spread(row, "ttft_cut", _percent),
-            _percent(row["floor"]["ttft_cut"]),
-            _percent(paper.get("ttft_cut")),
-            _spread(row, "e2el_cut", _percent),
-            _percent(row["floor"]["e2el_cut"]),
-            _percent(paper.get("e2el_cut")),
-            _percent(row["delta_share"]),
-            f"{row['peak_bytes'] / 2**30:.1f}",
-        )
+    for total, name in (("TTFT", "ttft"), ("E2EL", "e2el")):
+        _line(table, report, f"{total} ms", partial(_spread, name=f"{name}_s", shown=_ms))
+    for total, name in (("TTFT", "ttft_cut"), ("E2EL", "e2el_cut")):
+        _line(table, report, f"{total} cut", partial(_spread, name=name, shown=_percent))
+        _line(table, report, "  floor", partial(_known, source="floor", name=name))
+        _line(table, report, "  paper", partial(_known, source="paper", name=name))
+    _line(table, report, "delta share", lambda row: _percent(row["delta_share"]))
+    _line(table, report, "GiB", lambda row: f"{row['peak_bytes'] / 2**30:.1f}")
     return table
+
+
+def _by_sampling(report: dict[str, Any], caption: str) -> Table:
+    """A table with a column for each way of sampling: as many as fit into 80 characters."""
+    table = Table(box=SIMPLE_HEAD, caption=caption, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for row in report["rows"]:
+        table.add_column(row["sampling"], justify="right")
+    return table
+
+
+def _line(table: Table, report: dict[str, Any], name: str, cell: Callable[[dict[str, Any]], str]) -> None:
+    table.add_row(name, *(cell(row) for row in report["rows"]))
+
+
+def _known(row: dict[str, Any], source: str, name: str) -> str:
+    return _percent((row[source] or {}).get(name))
 
 
 def _spread(row: dict[str, Any], name: str, shown: Any) -> str:
     if row[name] is None:
         return "-"
-    return f"{shown(row[name])} ({shown(row[name + '_min'])} - {shown(row[name + '_max'])})"
+    return f"{shown(row[name])}\n({shown(row[name + '_min'])} - {shown(row[name + '_max'])})"
 
 
 def _ms(seconds: float) -> str:
