@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -12,41 +11,20 @@ from clips import clip
 from driving import OPERATIONS, drive
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from requirements import require
+from media_app import media_app
 from schemathesis import GenerationMode
 
-from cope_codec.pool import CodecPool
-from cope_model.presets import PRESETS
-from cope_server.errors import add_error_handlers
 from cope_server.files.prefetch import Prefetches
-from cope_server.files.routes import router as files
 from cope_server.files.store import FileLimits, FileStore
-from cope_server.plans import router as plans
-
-GEOMETRY = PRESETS["tiny"].geometry
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
-    require("ENGINE", find_spec("vllm") is not None, "vLLM is not installed (make setup)")
-    from cope_model import extraction
-    from cope_model.connector import CoPEConnector
-
     store = FileStore(tmp_path_factory.mktemp("files"), FileLimits(1 << 20, 1 << 30, 10_000))
-    with CodecPool(1) as pool:
-        pool.wait_until_warm()
-        extraction.install(pool, GEOMETRY.side)
-        made = FastAPI()
-        add_error_handlers(made)
-        made.include_router(files)
-        made.include_router(plans)
-        state = made.state
-        state.cope_files, state.cope_codec_executor, state.cope_keyed = store, pool, False
-        state.cope_prefetches = Prefetches(store, 1)
-        state.cope_geometry, state.cope_context_tokens, state.cope_connector = GEOMETRY, 400, CoPEConnector
+    with media_app(store, 400) as made:
+        made.state.cope_prefetches = Prefetches(store, 1)
         yield made
-        extraction.uninstall()
-        store.close()
+    store.close()
 
 
 @pytest.fixture(scope="module")

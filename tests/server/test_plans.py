@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +13,24 @@ import pytest
 from clips import clip, encoded
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from requirements import require
+from media_app import GEOMETRY, media_app
 
 import cope_codec
 from cope_codec.options import VideoOptions
-from cope_codec.pool import CodecPool
 from cope_model.account import ContextExceededError, RequestVideos, fitting_gops
-from cope_model.presets import PRESETS
-from cope_server.errors import add_error_handlers
-from cope_server.files.routes import router as files
 from cope_server.files.store import FileLimits, FileStore
-from cope_server.plans import MOST_SETS, router
+from cope_server.plans import MOST_SETS
 
-GEOMETRY = PRESETS["tiny"].geometry
 SIDE = GEOMETRY.side
 CONTEXT = 400
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
-    require("ENGINE", find_spec("vllm") is not None, "vLLM is not installed (make setup)")
-    from cope_model import extraction
-    from cope_model.connector import CoPEConnector
-
     store = FileStore(tmp_path_factory.mktemp("files"), FileLimits(1 << 20, 4 << 20, 5))
-    with CodecPool(1) as pool:
-        pool.wait_until_warm()
-        extraction.install(pool, SIDE)
-        made = FastAPI()
-        add_error_handlers(made)
-        made.include_router(router)
-        made.include_router(files)
-        state = made.state
-        state.cope_files, state.cope_codec_executor, state.cope_keyed = store, pool, False
-        state.cope_geometry, state.cope_context_tokens, state.cope_connector = GEOMETRY, CONTEXT, CoPEConnector
+    with media_app(store, CONTEXT) as made:
         yield made
-        extraction.uninstall()
-        store.close()
+    store.close()
 
 
 @pytest.fixture

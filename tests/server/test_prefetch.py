@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,17 @@ import pytest
 from clips import clip
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
-from requirements import require
+from media_app import GEOMETRY, media_app
 
 from cope_codec.cache import PrimitivesCache
 from cope_codec.extract import primitives_key
 from cope_codec.options import VideoOptions
-from cope_codec.pool import CodecPool
-from cope_model.presets import PRESETS
 from cope_server.admission import Gate
-from cope_server.errors import add_error_handlers
 from cope_server.files import prefetch
 from cope_server.files.prefetch import Prefetch, Prefetches
-from cope_server.files.routes import router
 from cope_server.files.store import FileLimits, FileStore
 from cope_server.limit_settings import LimitSettings
 
-GEOMETRY = PRESETS["tiny"].geometry
 WANTED = Prefetch("primitives", {"fps": 1.0})
 
 
@@ -137,23 +131,10 @@ def test_a_server_that_dies_leaves_no_prefetch_running(tmp_path: Path, store: Fi
 
 @pytest.fixture
 def app(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
-    require("ENGINE", find_spec("vllm") is not None, "vLLM is not installed (make setup)")
-    from cope_model import extraction
-    from cope_model.connector import CoPEConnector
-
     monkeypatch.setattr("cope_codec.cache.shared", PrimitivesCache())
-    with CodecPool(1) as pool:
-        pool.wait_until_warm()
-        extraction.install(pool, GEOMETRY.side)
-        made = FastAPI()
-        add_error_handlers(made)
-        made.include_router(router)
-        state = made.state
-        state.cope_files, state.cope_codec_executor, state.cope_keyed = store, pool, False
-        state.cope_geometry, state.cope_context_tokens, state.cope_connector = GEOMETRY, 300, CoPEConnector
-        state.cope_gate = Gate(LimitSettings())
+    with media_app(store, 300) as made:
+        made.state.cope_gate = Gate(LimitSettings())
         yield made
-        extraction.uninstall()
 
 
 async def upload(app: FastAPI, seconds: int, **fields: str) -> tuple[Any, AsyncClient]:
