@@ -29,6 +29,7 @@ class Answering(nn.Module):
         decode: weight of `decoding.Decoding`'s two errors in the loss.
     """
 
+    _words: Tensor  # bool (KINDS,), which kinds are answered by a word
     missed: Tensor  # (KINDS,), share of wrong answers lately; a buffer, so that a resumed run goes on with it
 
     def __init__(self, model: CoPEModel, *, focus: bool = False, decode: float = 0.0) -> None:
@@ -42,6 +43,7 @@ class Answering(nn.Module):
         self._focus = focus
         if focus:
             self.register_buffer("missed", torch.ones(KINDS))
+            self.register_buffer("_words", torch.tensor(WORD_KINDS), persistent=False)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss, and the share of answers that are right token by token."""
@@ -69,7 +71,7 @@ class Answering(nn.Module):
         seen = torch.zeros_like(self.missed).index_add_(0, batch.kind, torch.ones_like(wrong))
         now = torch.zeros_like(self.missed).index_add_(0, batch.kind, wrong) / seen.clamp(min=1)
         self.missed += (now - self.missed) * (1 - (1 - 1 / _WINDOW) ** seen)
-        words = torch.tensor(WORD_KINDS, device=wrong.device)[batch.kind]
+        words = self._words[batch.kind]
         factor = torch.where(words, _LEAST + self.missed[batch.kind], 1.0)
         before, after = (batch.weight * words).sum(), (batch.weight * factor * words).sum()
         return batch.weight * torch.where(words, factor * before / after.clamp(min=1e-6), 1.0)

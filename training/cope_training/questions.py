@@ -313,6 +313,7 @@ class Question:
 
 
 KINDS = 2 * len(TYPES) + 1  # see `kind_of`
+_NUMBERS = {name: number for number, name in enumerate(TYPES)}
 WORD_KINDS = (*(bool(own.options) for own in TYPES.values() for _ in range(2)), False)  # of one word, by kind
 
 
@@ -320,9 +321,9 @@ def kind_of(question: Question) -> int:
     """Number of a question's kind, below `KINDS`: its type, and whether several things could be meant; types that we do
     not know are one kind, the last. What is easy about a single thing can be hard about one of several.
     """
-    if question.type not in TYPES:
+    if question.type not in _NUMBERS:
         return KINDS - 1
-    return 2 * list(TYPES).index(question.type) + (len(question.among) > 1)
+    return 2 * _NUMBERS[question.type] + (len(question.among) > 1)
 
 
 def wording(template: str, fields: Mapping[str, str]) -> str:

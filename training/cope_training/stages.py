@@ -167,9 +167,10 @@ def pretrain(
         name = "pretrain" if isinstance(objective, NextFrame) else "decode"
         facts = {**_facts(source), name: {**asdict(settings), "skipped": len(found.skipped)}}
         directories.save(model, source, out / MODEL, facts=facts)
-    if accelerator.is_main_process and len(losses) == settings.steps and isinstance(objective, NextFrame):
-        state = {name: tensor.cpu() for name, tensor in objective.state_dict().items() if not name.startswith("delta.")}
-        save_file(state, out / NEXT_FRAME)
+        if isinstance(objective, NextFrame):
+            state = objective.state_dict()
+            own = {name: tensor.cpu() for name, tensor in state.items() if not name.startswith("delta.")}
+            save_file(own, out / NEXT_FRAME)
     accelerator.wait_for_everyone()
     return losses
 
