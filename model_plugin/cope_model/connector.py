@@ -427,7 +427,7 @@ def _fetch_error(error: Exception, part: str) -> Exception:
         return MediaFetchError("fetching the URL took too long", parameter=part)
     if isinstance(error, aiohttp.ClientError | OSError):
         return MediaFetchError("the URL cannot be reached", parameter=part)
-    if isinstance(error, NotImplementedError):
+    if isinstance(error, NotImplementedError):  # what vLLM raises for data URIs in other encodings
         return MediaError("invalid_data_uri", "only base64 data URIs are served", parameter=part)
     if isinstance(error, ValueError | VLLMValidationError):
         return MediaError("invalid_url", _words(error), parameter=part)

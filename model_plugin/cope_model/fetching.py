@@ -238,8 +238,8 @@ class GuardedConnection(HTTPConnection):  # type: ignore[misc]
 
     def get_response(self, *_: Any, **__: Any) -> Any:
         """Never: it would connect anywhere."""
-        raise NotImplementedError("media are fetched by get_bytes")
+        raise RuntimeError("media are fetched by get_bytes")
 
     async def get_async_response(self, *_: Any, **__: Any) -> Any:
         """Never: it would connect anywhere."""
-        raise NotImplementedError("media are fetched by async_get_bytes")
+        raise RuntimeError("media are fetched by async_get_bytes")

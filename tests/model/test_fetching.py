@@ -340,9 +340,9 @@ def test_nothing_is_kept_between_fetches(port: int, monkeypatch: pytest.MonkeyPa
 
 def test_vllms_own_ways_out_are_closed() -> None:
     connection = GuardedConnection(PUBLIC)
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(RuntimeError, match="by get_bytes"):
         connection.get_text("http://127.0.0.1/")
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(RuntimeError, match="by async_get_bytes"):
         asyncio.run(connection.async_get_json("http://127.0.0.1/"))
 
 
