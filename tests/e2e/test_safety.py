@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -167,8 +168,8 @@ def test_browsers_of_other_sites_get_nothing(guarded: Server) -> None:
 
 # What gives away where the server is installed, what it runs on, or how it failed.
 GIVEAWAY = re.compile(
-    r"Traceback|File \"|\bline \d+, in|site-packages|/home/|/root/|/tmp/|/usr/|/proc/|\.py\b|0x[0-9a-f]{6,}|"
-    r"object at |cope_model\.|cope_server\.|vllm\."
+    r"Traceback|File \"|\bline \d+, in|site-packages|/(home|root|tmp|usr|proc)/|\.py\b|0x[0-9a-f]{6,}|"
+    r"object at |cope_model\.|cope_server\.|vllm\.|" + re.escape(sys.prefix)
 )
 
 

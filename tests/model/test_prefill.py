@@ -12,6 +12,7 @@ import pytest
 import torch
 from model.gops import make_gop
 from random_model import random_weights
+from requirements import require
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
@@ -91,8 +92,8 @@ def test_the_batched_and_cached_way_gives_the_references_logits(row: Row) -> Non
     assert len({int(logits.argmax()) for logits in expected}) > 1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 def test_replayed_steps_give_the_tokens_of_steps() -> None:
+    require("GPU", torch.cuda.is_available(), "CUDA graphs need a GPU")
     cuda = torch.device("cuda", 0)
     model = random_model(tiny(), cuda, torch.float32)
     model.load_state_dict(random_weights(model.cpu(), 3))
@@ -295,8 +296,8 @@ def test_bad_arguments_are_named(change: dict[str, Any], message: str) -> None:
         measure(**{"preset": "tiny", "device": "cpu", **change})
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_gpu_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main(["bench", "prefill", "--device", "cuda"]) == 2
     assert "cope: device: there is no CUDA device; torch" in capsys.readouterr().err
 
