@@ -17,7 +17,7 @@ from cope_model.presets import Geometry
 from cope_training.packing import Prompts, Tree
 from cope_training.primitives import CachedVideo
 from cope_training.qa import Clip
-from cope_training.questions import GROUPS, KINDS, TYPES, Question, flip, kind_of
+from cope_training.questions import GROUPS, KINDS, TYPES, Question, flip, kind_of, reword
 from cope_training.views import Shown, View, show
 
 
@@ -123,6 +123,7 @@ class Mixture:
         zeroed: share of clips whose delta-tokens are all zero.
         without: share of clips that are shown without P slots. Of both kinds only `appearance` is asked.
         flips: mirror clips and answers at random; only for questions whose type we know.
+        reword: put other wordings in place of the data's each time that a clip is shown; likewise.
         balance: let every question type weigh the same in the loss, however rare it is; types that we do not know are
             one type together. Of our own data, two in three answers would otherwise be about what a picture shows.
         groups: ask only questions of these groups (`questions.GROUPS`) or types; none given asks all.
@@ -133,6 +134,7 @@ class Mixture:
     zeroed: float = 0.12
     without: float = 0.05
     flips: bool = True
+    reword: bool = True
     balance: bool = True
     groups: tuple[str, ...] = ()
 
@@ -226,7 +228,8 @@ class QuestionBatches(torch.utils.data.Dataset[Batch]):
             # Nobody can answer the others; asking them would only teach the model to guess.
             questions = easy or questions
         view = View(keyframes, deltas, flip_x, flip_y)
-        return view, [flip(question, x=flip_x, y=flip_y) for question in questions[: mixture.questions]]
+        chosen = [flip(question, x=flip_x, y=flip_y) for question in questions[: mixture.questions]]
+        return view, [reword(question, random) for question in chosen] if mixture.reword else chosen
 
 
 def type_weights(clips: Sequence[Clip]) -> dict[str, float]:

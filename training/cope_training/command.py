@@ -140,6 +140,11 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--no-flips", action="store_true", help="do not mirror clips and their answers at random")
     group.add_argument(
+        "--no-rewording",
+        action="store_true",
+        help="ask in the data's words, not in other wordings of the same questions",
+    )
+    group.add_argument(
         "--no-balance", action="store_true", help="every answer weighs the same, not every question type"
     )
     group.add_argument("--focus", action="store_true", help="what is still answered wrong weighs more")
@@ -223,6 +228,7 @@ def _finetune(arguments: argparse.Namespace) -> None:
         zeroed=arguments.zeroed,
         without=arguments.without,
         flips=not arguments.no_flips,
+        reword=not arguments.no_rewording,
         balance=not arguments.no_balance,
         groups=tuple(name for name in arguments.groups.split(",") if name),
     )

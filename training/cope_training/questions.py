@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
+import numpy as np
+
 from cope_training.scenes import COLOURS, DIRECTIONS, SHAPES
 
 Group = Literal["appearance", "motion", "binding"]
@@ -27,12 +29,14 @@ class QuestionType:
         options: all answers; a question may offer fewer. None are given where answers are sentences
             (`cope_training.telling`): those are trained on and never scored.
         training, held_out: wordings, disjoint, with fields in braces.
+        more: wordings that training may put in place of those of the data (`reword`).
     """
 
     group: Group
     options: tuple[str, ...]
     training: tuple[str, ...]
     held_out: tuple[str, ...]
+    more: tuple[str, ...] = ()
 
 
 TYPES: Mapping[str, QuestionType] = MappingProxyType(
@@ -48,6 +52,13 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "Name the colour of {the}.",
             ),
             ("What is the colour of {the}?", "Which colour is {the}?"),
+            more=(
+                "Of which colour is {the}?",
+                "In which colour is {the}?",
+                "Say what colour {the} is.",
+                "Which colour do you see on {the}?",
+                "{The} has which colour?",
+            ),
         ),
         "count": QuestionType(
             "appearance",
@@ -60,6 +71,13 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "How many objects can be seen?",
             ),
             ("How many objects do you see?", "How many objects does the video show?"),
+            more=(
+                "How many objects are in the picture?",
+                "Say how many objects there are.",
+                "How many objects does the picture show?",
+                "What number of objects do you see?",
+                "Tell me how many objects can be seen.",
+            ),
         ),
         "side": QuestionType(
             "appearance",
@@ -72,6 +90,13 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "Which side is {the} on at the start?",
             ),
             ("At the start, is {the} on the left or on the right?", "{The} is on which side at the start?"),
+            more=(
+                "Where is {the} at the start?",
+                "Where does {the} start, on the left or on the right?",
+                "Say on which side {the} is at the start.",
+                "Left or right: where is {the} at the start?",
+                "At the start, where is {the}?",
+            ),
         ),
         "shape": QuestionType(
             "appearance",
@@ -84,6 +109,12 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "Name the shape of {the}.",
             ),
             ("What is the shape of {the}?", "Which shape is {the}?"),
+            more=(
+                "Of which shape is {the}?",
+                "In which shape is {the}?",
+                "Say what shape {the} has.",
+                "{The} has which shape?",
+            ),
         ),
         "direction": QuestionType(
             "motion",
@@ -96,6 +127,14 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "Tell me which way the object moves.",
             ),
             ("In which direction is the object moving?", "Which direction does the object move in?"),
+            more=(
+                "What is the direction of the object?",
+                "Say in which direction the object moves.",
+                "Which way is the object moving?",
+                "What direction does the object take?",
+                "Where is the object moving to?",
+                "Tell me the direction that the object moves in.",
+            ),
         ),
         "speed": QuestionType(
             "motion",
@@ -108,6 +147,14 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "Is the object slow or fast?",
             ),
             ("What is the speed of the movement, slow or fast?", "How fast is the object?"),
+            more=(
+                "Does the object move fast or slow?",
+                "At which speed does the object move?",
+                "Say how fast the object moves.",
+                "How fast is the movement?",
+                "Slow or fast: how does the object move?",
+                "Is it a fast or a slow movement?",
+            ),
         ),
         "when": QuestionType(
             "motion",
@@ -120,6 +167,13 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "When does the object move?",
             ),
             ("When in the video does the object move?", "Does the movement happen early or late?"),
+            more=(
+                "Early or late: when does the object move?",
+                "Say when the object moves.",
+                "Does the object move at an early or a late time?",
+                "At what time of the video does the object move?",
+                "Tell me if the movement is early or late.",
+            ),
         ),
         "pan": QuestionType(
             "motion",
@@ -132,6 +186,13 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "Which way does the background move?",
             ),
             ("In which direction does the background move?", "Which direction does the scene move in?"),
+            more=(
+                "What is the direction of the scene?",
+                "Say which way the scene moves.",
+                "Which way is the scene moving?",
+                "Where is the background moving to?",
+                "Tell me the direction of the background.",
+            ),
         ),
         "zoom": QuestionType(
             "motion",
@@ -144,6 +205,13 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "How does the camera zoom?",
             ),
             ("Does it zoom in or out?", "Which way is the zoom of the camera?"),
+            more=(
+                "Is it a zoom in or a zoom out?",
+                "Say how the camera zooms.",
+                "Is the camera zooming in or out?",
+                "In or out: which way does the camera zoom?",
+                "What does the zoom do, in or out?",
+            ),
         ),
         "turn": QuestionType(
             "motion",
@@ -156,6 +224,13 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "How does the picture turn?",
             ),
             ("In which direction does the picture turn?", "Is it a turn clockwise or counterclockwise?"),
+            more=(
+                "Say which way the picture turns.",
+                "Clockwise or counterclockwise: how does the picture turn?",
+                "What is the direction of the turn?",
+                "Tell me the sense in which the picture turns.",
+                "Which way is the picture turning?",
+            ),
         ),
         "spin": QuestionType(
             "motion",
@@ -168,6 +243,13 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "How does the object rotate?",
             ),
             ("In which direction does the object rotate?", "The object rotates in which sense?"),
+            more=(
+                "Say which way the object rotates.",
+                "Clockwise or counterclockwise: how does the object rotate?",
+                "What is the direction of the rotation?",
+                "Tell me the sense in which the object rotates.",
+                "Which way is the object rotating?",
+            ),
         ),
         "growth": QuestionType(
             "motion",
@@ -180,6 +262,13 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "Tell me if the object grows or shrinks.",
             ),
             ("How does the object change its size?", "Which is it, does the object grow or shrink?"),
+            more=(
+                "Say what the size of the object does.",
+                "Is the object growing or shrinking?",
+                "Does it grow or shrink?",
+                "Which is it: the object grows or it shrinks?",
+                "How is the size of the object changing?",
+            ),
         ),
         "first_direction": QuestionType(
             "motion",
@@ -192,6 +281,14 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "What is the first direction of the object?",
             ),
             ("At first, in which direction does the object move?", "First, which way does the object move?"),
+            more=(
+                "First of all, which way does the object move?",
+                "First of all, in which direction does the object move?",
+                "Which direction does the object move in first?",
+                "At first, where does the object move to?",
+                "Say which way the object moves first.",
+                "In its first movement, which way does the object go?",
+            ),
         ),
         "last_direction": QuestionType(
             "motion",
@@ -204,6 +301,14 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "What is the last direction of the object?",
             ),
             ("At last, in which direction does the object move?", "Last, which way does the object move?"),
+            more=(
+                "Last of all, which way does the object move?",
+                "Last of all, in which direction does the object move?",
+                "Which direction does the object move in last?",
+                "At last, where does the object move to?",
+                "Say which way the object moves last.",
+                "In its last movement, which way does the object go?",
+            ),
         ),
         "appear": QuestionType(
             "motion",
@@ -216,6 +321,13 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "Tell me if an object appears or disappears.",
             ),
             ("Does one of the objects appear or disappear?", "Which is it: an object appears or disappears?"),
+            more=(
+                "Which is it: does an object appear or disappear?",
+                "Does one object appear or disappear?",
+                "Is it true that an object appears, or that one disappears?",
+                "Say if one of the objects appears or disappears.",
+                "What happens to one of the objects, does it appear or disappear?",
+            ),
         ),
         "which_moves": QuestionType(
             "binding",
@@ -228,6 +340,13 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "One of the two objects moves. Which one, left or right?",
             ),
             ("Which of the two moves, the left or the right object?", "Which one of the objects moves, left or right?"),
+            more=(
+                "Say which object moves, left or right.",
+                "Which object is moving, the left one or the right one?",
+                "Of the two objects, which one moves?",
+                "Left or right: which object moves?",
+                "Is it the left or the right object that moves?",
+            ),
         ),
         "who_moves": QuestionType(
             "binding",
@@ -240,6 +359,13 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "The object that moves is of which colour?",
             ),
             ("What is the colour of the object that moves?", "Which colour is the moving object?"),
+            more=(
+                "Which colour is the object that is moving?",
+                "Say what colour the moving object has.",
+                "What is the moving object's colour?",
+                "Which object moves? Name its colour.",
+                "Of which colour is the object that moves?",
+            ),
         ),
         "named_direction": QuestionType(
             "binding",
@@ -252,6 +378,13 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "Tell me which way {the} moves.",
             ),
             ("In which direction is {the} moving?", "Which direction does {the} move in?"),
+            more=(
+                "Say which way {the} moves.",
+                "Which way is {the} moving?",
+                "What is the direction of {the}?",
+                "Where is {the} moving to?",
+                "Tell me the direction that {the} moves in.",
+            ),
         ),
         "order": QuestionType(
             "binding",
@@ -264,6 +397,13 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "Who moves first, {a} or {b}?",
             ),
             ("Which moves first, {a} or {b}?", "{A} or {b}: which object moves first?"),
+            more=(
+                "Say which one moves first, {a} or {b}.",
+                "Which is the first to move, {a} or {b}?",
+                "Is it {a} or {b} that moves first?",
+                "Of {a} and {b}, which one moves first?",
+                "{A} or {b}: who moves first?",
+            ),
         ),
         "describe": QuestionType(
             "appearance",
@@ -331,6 +471,29 @@ def wording(template: str, fields: Mapping[str, str]) -> str:
     capital = {name[0].upper() + name[1:]: value[0].upper() + value[1:] for name, value in fields.items()}
     return template.format(**fields, **capital)
 
+
+def reword(question: Question, random: np.random.Generator) -> Question:
+    """The same question in another of the wordings that training may see; as it is where none fits."""
+    own = TYPES.get(question.type)
+    if own is None:
+        return question
+    fields = next(
+        (found.groupdict() for form in _FORMS[question.type] if (found := form.fullmatch(question.text))), None
+    )
+    if fields is None:
+        return question
+    given = {name.lower(): value[0].lower() + value[1:] for name, value in fields.items()}
+    templates = (*own.training, *own.more)
+    return replace(question, text=wording(templates[int(random.integers(len(templates)))], given))
+
+
+def _form(template: str) -> re.Pattern[str]:
+    """Matches what `wording` makes of a template, with a group for each field."""
+    parts = re.split(r"\{(\w+)\}", template)
+    return re.compile("".join(f"(?P<{part}>.+?)" if n % 2 else re.escape(part) for n, part in enumerate(parts)))
+
+
+_FORMS = {name: tuple(_form(template) for template in own.training) for name, own in TYPES.items()}
 
 _MIRROR_X = {"left": "right"}
 _MIRROR_Y = {"up": "down", "top": "bottom", "above": "below", "upper": "lower"}
