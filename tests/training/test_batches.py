@@ -18,7 +18,7 @@ from cope_training.batches import Mixture, QuestionBatches, type_weights
 from cope_training.finetune import Answering
 from cope_training.packing import Prompts
 from cope_training.qa import Clip
-from cope_training.questions import Question
+from cope_training.questions import TYPES, Question
 
 
 def question(kind: str) -> Question:
@@ -74,6 +74,15 @@ def test_batches_of_one_length_with_the_motion_sentence(data: Path, tmp_path: Pa
     for sentence in told:
         assert re.search(r"moves|zooms|turns|rotates|grows|shrinks|appears", sentence), sentence
         assert sentence.endswith("<|im_end|>")
+
+
+def test_a_plus_asks_only_where_several_could_be_meant(data: Path, tmp_path: Path, model_dir: Path) -> None:
+    number = list(TYPES).index("colour")
+    for group, wanted in (("colour+", {2 * number + 1}), ("colour", {2 * number, 2 * number + 1})):
+        made = batches(data, tmp_path / "cache", model_dir, Mixture(keyframes=(1,), groups=(group,)))
+        assert {kind for batch in (made[0], made[1], made[2]) for kind in batch.kind.tolist()} == wanted
+    with pytest.raises(ValueError, match="appearance\\+"):
+        Mixture(groups=("appearance+",))
 
 
 def test_tokens_that_will_be_zero_are_not_computed_and_zero(data: Path, tmp_path: Path, model_dir: Path) -> None:

@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -28,14 +29,35 @@ def test_every_thing_is_asked_about() -> None:
         ("side", "right", ("left", "right")),
         ("colour", "red", ("red", "blue")),
         ("colour", "blue", ("red", "blue")),
+        ("corner", "top left", ("top left", "bottom right")),
+        ("corner", "bottom right", ("top left", "bottom right")),
         ("named_direction", "nowhere", ("nowhere", "up")),
         ("named_direction", "up", ("nowhere", "up")),
+        ("moving_corner", "bottom right", ("top left", "bottom right")),
     }
+    names = {"red", "left", "blue", "right"}
     for question in found:
-        named = "red" if question.answer in ("left", "nowhere") else "blue"
-        where = "left" if question.answer == "red" else "right"
-        assert (where if question.type == "colour" else named) in question.text
+        told = names & set(re.findall(r"\w+", question.text))
+        red = question.answer in ("left", "nowhere", "red", "top left")
+        if question.type in ("corner", "named_direction", "colour"):
+            assert told and told <= ({"red", "left"} if red else {"blue", "right"}), question.text
         assert question.options == TYPES[question.type].options
+
+
+def test_the_first_and_the_last_to_move_have_corners() -> None:
+    early, late = replace(RED, legs=(Leg(0, 3, 9, 0),)), replace(BLUE, legs=(Leg(4, 7, 9, 0),))
+    found = named_questions(scene(late, early), [], np.random.default_rng(0))
+    told = {q.answer: q.text for q in found if q.type == "moving_corner"}
+    assert "object that moves first" in told["top left"] and "object that moves last" in told["bottom right"]
+    together = named_questions(scene(early, replace(late, legs=(Leg(2, 7, 9, 0),))), [], np.random.default_rng(0))
+    assert "moving_corner" not in {q.type for q in together}
+
+
+def test_a_thing_in_the_middle_or_two_in_a_corner_have_none() -> None:
+    for other in (replace(BLUE, x=66), replace(BLUE, y=60), replace(BLUE, x=30, y=40)):
+        found = named_questions(scene(RED, other), [], np.random.default_rng(0))
+        assert not {"corner", "moving_corner"} & {q.type for q in found}
+        assert "corner" not in " ".join(q.text for q in found)
 
 
 def test_nothing_is_asked_twice() -> None:
@@ -47,7 +69,7 @@ def test_nothing_is_asked_twice() -> None:
 def test_twins_are_told_by_their_side() -> None:
     twin = replace(BLUE, colour="red")
     found = named_questions(scene(RED, twin), [], np.random.default_rng(0))
-    assert [(question.type, question.answer) for question in found] == [
+    assert [(question.type, question.answer) for question in found][:2] == [
         ("named_direction", "nowhere"),
         ("named_direction", "up"),
     ]
@@ -78,5 +100,5 @@ def test_training_sets_have_them_and_held_out_sets_do_not() -> None:
         stories = [invent(0, number, kind="who", held_out=held_out) for number in range(20)]
         return max(Counter(q.type for q in story.questions)["named_direction"] for story in stories)
 
-    assert most(held_out=False) == 3
+    assert most(held_out=False) == 6
     assert most(held_out=True) == 0

@@ -126,7 +126,8 @@ class Mixture:
         reword: put other wordings in place of the data's each time that a clip is shown; likewise.
         balance: let every question type weigh the same in the loss, however rare it is; types that we do not know are
             one type together. Of our own data, two in three answers would otherwise be about what a picture shows.
-        groups: ask only questions of these groups (`questions.GROUPS`) or types; none given asks all.
+        groups: ask only questions of these groups (`questions.GROUPS`) or types; a type with `+` behind it only where
+            several things could be meant; none given asks all.
     """
 
     keyframes: tuple[int, ...] = (4,)
@@ -146,7 +147,7 @@ class Mixture:
         if min(self.zeroed, self.without) < 0 or self.zeroed + self.without > 1:
             raise ValueError(f"zeroed ({self.zeroed}) and without ({self.without}) must be shares of the clips")
         for group in self.groups:
-            if group not in (*GROUPS, *TYPES):
+            if group.removesuffix("+") not in TYPES and group not in GROUPS:
                 known = ", ".join((*GROUPS, *TYPES))
                 raise ValueError(f"no group or type of questions is called {group!r}: there are {known}")
 
@@ -243,8 +244,15 @@ def _asking(clip: Clip, groups: Sequence[str]) -> Clip:
     """The clip with the questions of these groups."""
     if not groups:
         return clip
-    kept = tuple(one for one in clip.questions if one.type in TYPES and {one.type, TYPES[one.type].group} & {*groups})
-    return replace(clip, questions=kept)
+    return replace(clip, questions=tuple(one for one in clip.questions if _names(one) & {*groups}))
+
+
+def _names(question: Question) -> set[str]:
+    """What `Mixture.groups` may call a question."""
+    if question.type not in TYPES:
+        return set()
+    several = {f"{question.type}+"} if len(question.among) > 1 else set()
+    return {question.type, TYPES[question.type].group, *several}
 
 
 def _is_sentence(question: Question) -> bool:

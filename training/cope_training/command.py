@@ -136,7 +136,10 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--zeroed", type=float, default=0.12, help="share of clips without delta-tokens (default 0.12)")
     group.add_argument("--without", type=float, default=0.05, help="share of clips without P slots (default 0.05)")
     group.add_argument(
-        "--groups", default="", metavar="G,...", help="ask only these groups or types of questions (default all)"
+        "--groups",
+        default="",
+        metavar="G,...",
+        help="ask only these groups or types of questions; TYPE+: only about one of several things (default all)",
     )
     group.add_argument("--no-flips", action="store_true", help="do not mirror clips and their answers at random")
     group.add_argument(

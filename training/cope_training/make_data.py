@@ -14,7 +14,7 @@ from cope_training.files import read_json, write_json, write_whole
 from cope_training.render import Renderer
 from cope_training.stories import SECONDS, invent
 
-_FORMAT = 3  # raise when the same seed begins to give other clips or questions
+_FORMAT = 4  # raise when the same seed begins to give other clips or questions
 _BLOCK = 32  # clips that are made together; what a killed run loses
 _SIZES = ((128, 128), (128, 128), (160, 160), (192, 144))
 _RATES = (10, 12, 15, 20)

@@ -1,4 +1,4 @@
-"""More questions about a scene of several things: where each of them is, which colour is where, how each moves.
+"""More questions about a scene of several things: where each of them is, what is where, how each moves.
 
 They are for training alone. A story asks one or two questions that need the thing to be found before its trait can be
 told; that step is what a small model learns last, and it is the same step whichever thing and trait is asked about.
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cope_training.questions import NOWHERE, TYPES, Question, wording
-from cope_training.scenes import COLOURS, Scene, Thing
-from cope_training.telling import direction_of, leaves, side_of
+from cope_training.questions import NOWHERE, TYPES, Question, fields_of, wording
+from cope_training.scenes import Scene, Thing
+from cope_training.telling import MIDDLE_PX, direction_of, leaves, side_of
 
 _Fact = tuple[str, str, str, Sequence[str]]  # type, name of the thing, answer, among
-_NAMING = {*COLOURS, "larger", "smaller", "starts"}
+_CLEAR_PX = 10.0  # of the middle: a thing that is closer to it is in no corner
 
 
 def named_questions(scene: Scene, asked: Sequence[Question], random: np.random.Generator) -> list[Question]:
@@ -33,14 +33,14 @@ def named_questions(scene: Scene, asked: Sequence[Question], random: np.random.G
     things = [thing for thing in scene.things if thing.from_s <= 0]
     if len(things) < 2:
         return []
-    found = [*_places(things), *_motions(scene, things)]
-    known = {(question.type, question.answer, _the(question)) for question in asked}
+    found = [*_places(things), *_corners(things), *_motions(scene, things)]
+    known = {(question.type, (fields_of(question) or {}).get("the")) for question in asked}
     out = []
     for type_, the, answer, among in found:
         templates = TYPES[type_].training
         text = wording(templates[int(random.integers(len(templates)))], {"the": the})
         question = Question(type_, text, answer, TYPES[type_].options, tuple(among))
-        if (type_, answer, _the(question)) not in known:
+        if (type_, the) not in known:
             out.append(question)
     return out
 
@@ -61,8 +61,39 @@ def _places(things: Sequence[Thing]) -> list[_Fact]:
     ]
 
 
+def _corners(things: Sequence[Thing]) -> list[_Fact]:
+    """Corner by colour and colour by corner, where every thing has a colour and a corner of its own."""
+    corners = _own_corners(things)
+    colours = [thing.colour for thing in things]
+    if not corners or len(set(colours)) < len(colours):
+        return []
+    return [
+        *(("corner", f"the {colour} object", at, corners) for colour, at in zip(colours, corners, strict=True)),
+        *(("colour", _starting(at), colour, colours) for colour, at in zip(colours, corners, strict=True)),
+    ]
+
+
+def _own_corners(things: Sequence[Thing]) -> list[str]:
+    """Each thing's corner at the start; empty if two share one or one is in none."""
+    corners = [corner_of(thing) for thing in things]
+    return corners if all(corners) and len(set(corners)) == len(corners) else []
+
+
+def corner_of(thing: Thing) -> str:
+    """Corner of the picture that a thing is in at the start; empty if it is too close to a middle line."""
+    if min(abs(thing.x - MIDDLE_PX), abs(thing.y - MIDDLE_PX)) < _CLEAR_PX:
+        return ""
+    return f"{'top' if thing.y < MIDDLE_PX else 'bottom'} {side_of(thing)}"
+
+
+def _starting(corner: str) -> str:
+    return f"the object that starts in the {corner}"
+
+
 def _motions(scene: Scene, things: Sequence[Thing]) -> list[_Fact]:
-    """Which way each moves, by colour, or by side where two are alike; only if nothing else happens."""
+    """Which way each moves, by colour (by side where two are alike) and by corner, and which corner's thing moves, or
+    moves first; only if nothing else happens.
+    """
     camera = scene.pan != (0.0, 0.0) or scene.zoom or scene.roll
     legs = [len(thing.legs) for thing in things]
     if camera or len(things) < len(scene.things) or max(legs) != 1 or any(map(leaves, things)):
@@ -73,10 +104,26 @@ def _motions(scene: Scene, things: Sequence[Thing]) -> list[_Fact]:
         f"the {thing.colour} object" if colours[thing.colour] == 1 else f"the object on the {side_of(thing)}"
         for thing in things
     ]
-    return [("named_direction", name, way, ways) for name, way in zip(names, ways, strict=True)]
+    out: list[_Fact] = [("named_direction", name, way, ways) for name, way in zip(names, ways, strict=True)]
+    corners = _own_corners(things)
+    if corners:
+        out += [("named_direction", _starting(at), way, ways) for at, way in zip(corners, ways, strict=True)]
+        out += _movers(things, corners)
+    return out
 
 
-def _the(question: Question) -> str:
-    """What a question is about, whatever its wording: the words of it that name things."""
-    words = set(question.text.lower().replace(",", " ").replace("?", " ").replace(".", " ").split())
-    return " ".join(sorted(words & _NAMING))
+def _movers(things: Sequence[Thing], corners: Sequence[str]) -> list[_Fact]:
+    """Where the only thing that moves is, or of two that move one after the other the first and the last."""
+    moving = sorted(
+        (thing.legs[0].start_s, thing.legs[0].end_s, at)
+        for thing, at in zip(things, corners, strict=True)
+        if thing.legs
+    )
+    if len(moving) == 1:
+        return [("moving_corner", "the object that moves", moving[0][2], corners)]
+    if len(moving) == 2 and moving[0][1] < moving[1][0]:
+        return [
+            ("moving_corner", f"the object that moves {when}", at, corners)
+            for when, (_, _, at) in zip(("first", "last"), moving, strict=True)
+        ]
+    return []

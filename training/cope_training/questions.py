@@ -17,6 +17,7 @@ GROUPS: tuple[Group, ...] = ("appearance", "motion", "binding")
 NOWHERE = "nowhere"
 
 _COLOURS, _DIRECTIONS = tuple(COLOURS), tuple(DIRECTIONS)
+_CORNERS = ("top left", "top right", "bottom left", "bottom right")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +92,9 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
             ),
             ("At the start, is {the} on the left or on the right?", "{The} is on which side at the start?"),
             more=(
-                "Where is {the} at the start?",
                 "Where does {the} start, on the left or on the right?",
                 "Say on which side {the} is at the start.",
                 "Left or right: where is {the} at the start?",
-                "At the start, where is {the}?",
             ),
         ),
         "shape": QuestionType(
@@ -405,6 +404,31 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "{A} or {b}: who moves first?",
             ),
         ),
+        # Training alone asks for corners (`cope_training.naming`): a place of its own for every thing.
+        "corner": QuestionType(
+            "appearance",
+            _CORNERS,
+            (
+                "In which corner is {the} at the start?",
+                "Which corner is {the} in at the start?",
+                "At the start, in which corner is {the}?",
+                "Name the corner of {the} at the start.",
+                "Tell me in which corner {the} starts.",
+            ),
+            ("In which corner do you see {the} at the start?", "At the start, which corner is {the} in?"),
+        ),
+        "moving_corner": QuestionType(
+            "binding",
+            _CORNERS,
+            (
+                "In which corner does {the} start?",
+                "Which corner does {the} start in?",
+                "{The} starts in which corner?",
+                "Name the corner that {the} starts in.",
+                "Where does {the} start, in which corner?",
+            ),
+            ("From which corner does {the} start?", "Which is the corner of {the} at the start?"),
+        ),
         "describe": QuestionType(
             "appearance",
             (),
@@ -472,19 +496,22 @@ def wording(template: str, fields: Mapping[str, str]) -> str:
     return template.format(**fields, **capital)
 
 
+def fields_of(question: Question) -> dict[str, str] | None:
+    """What fills the fields of a question's wording; None if it has none of a training set's wordings."""
+    for form in _FORMS.get(question.type, ()):
+        found = form.fullmatch(question.text)
+        if found is not None:
+            return {name.lower(): value[0].lower() + value[1:] for name, value in found.groupdict().items()}
+    return None
+
+
 def reword(question: Question, random: np.random.Generator) -> Question:
     """The same question in another of the wordings that training may see; as it is where none fits."""
-    own = TYPES.get(question.type)
-    if own is None:
-        return question
-    fields = next(
-        (found.groupdict() for form in _FORMS[question.type] if (found := form.fullmatch(question.text))), None
-    )
+    fields = fields_of(question)
     if fields is None:
         return question
-    given = {name.lower(): value[0].lower() + value[1:] for name, value in fields.items()}
-    templates = (*own.training, *own.more)
-    return replace(question, text=wording(templates[int(random.integers(len(templates)))], given))
+    templates = (*TYPES[question.type].training, *TYPES[question.type].more)
+    return replace(question, text=wording(templates[int(random.integers(len(templates)))], fields))
 
 
 def _form(template: str) -> re.Pattern[str]:

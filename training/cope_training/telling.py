@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from cope_training.scenes import DIRECTIONS, REFERENCE_PX, Leg, Scene, Thing
 
-_MIDDLE_PX, _MIDDLE_S = REFERENCE_PX / 2, 3.6
+MIDDLE_PX = REFERENCE_PX / 2
+_MIDDLE_S = 3.6
 _SLOW, _FAST = 10.0, 20.0  # reference pixels per second
 _NEVER = 1e8  # seconds; a thing that is never gone has more
 
@@ -51,11 +52,11 @@ def leaves(thing: Thing) -> bool:
 
 def side_of(thing: Thing) -> str:
     """Half of the picture that a thing is in at the start."""
-    return "left" if thing.x < _MIDDLE_PX else "right"
+    return "left" if thing.x < MIDDLE_PX else "right"
 
 
 def _place(thing: Thing, things: int) -> str:
-    height = "" if things == 1 else "top " if thing.y < _MIDDLE_PX else "bottom "
+    height = "" if things == 1 else "top " if thing.y < MIDDLE_PX else "bottom "
     return f"{height}{side_of(thing)}"
 
 
