@@ -150,6 +150,12 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-balance", action="store_true", help="every answer weighs the same, not every question type"
     )
+    group.add_argument(
+        "--layers",
+        type=int,
+        metavar="N",
+        help="deepen the language model to N layers first, a multiple of its own; new ones begin by adding nothing",
+    )
     group.add_argument("--focus", action="store_true", help="what is still answered wrong weighs more")
     group.add_argument(
         "--decode",
@@ -241,6 +247,7 @@ def _finetune(arguments: argparse.Namespace) -> None:
         mixture=mixture,
         scales=dict(_share(text) for text in arguments.part_lr),
         workers=arguments.workers,
+        layers=arguments.layers,
         focus=arguments.focus,
         decode=arguments.decode,
         dtype=arguments.dtype,

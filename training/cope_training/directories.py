@@ -15,7 +15,7 @@ from cope_model.checkpoint import make_config, write_files
 from cope_model.config import CoPEConfig
 from cope_model.presets import PRESETS
 from cope_model.reference import CoPEModel
-from cope_training.files import write_json
+from cope_training.files import read_json, write_json
 
 _WEIGHTS = "*.safetensors*"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -101,6 +101,7 @@ def save(model: CoPEModel, source: Path | str, directory: Path, *, dtype: str = 
         else:
             ignore = shutil.ignore_patterns(_WEIGHTS, "training.json", "README.md")
             shutil.copytree(source, building, dirs_exist_ok=True, ignore=ignore)
+            _write_depth(building / "config.json", model.config)
         state = {
             name: tensor.detach().cpu().to(_DTYPES[dtype]).contiguous() for name, tensor in model.state_dict().items()
         }
@@ -116,3 +117,11 @@ def save(model: CoPEModel, source: Path | str, directory: Path, *, dtype: str = 
         building.rename(directory)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _write_depth(path: Path, config: CoPEConfig) -> None:
+    """Say how deep the language model is, if training has changed that (`growth.deepen`)."""
+    told, text = read_json(path), config.text_config
+    if told["text_config"].get("num_hidden_layers", text.num_hidden_layers) != text.num_hidden_layers:
+        told["text_config"] |= {"num_hidden_layers": text.num_hidden_layers, "layer_types": text.layer_types}
+        write_json(path, told, indent=2)

@@ -19,6 +19,7 @@ from cope_training import directories, finetune, jobs, loop, primitives, qa
 from cope_training.batches import Mixture, QuestionBatches
 from cope_training.decoding import LR_SCALE, Decoded
 from cope_training.files import read_json
+from cope_training.growth import deepen
 from cope_training.packing import Prompts
 from cope_training.pretrain import NextFrame, PairBatches
 from cope_training.qa import Clip
@@ -186,6 +187,7 @@ def tune(
     mixture: Mixture,
     scales: Mapping[str, float],
     workers: int,
+    layers: int | None = None,
     focus: bool = False,
     decode: float = 0.0,
     dtype: str = "float32",
@@ -200,6 +202,7 @@ def tune(
         settings: how to train.
         mixture: how clips are shown.
         scales: share of the learning rate by part of the model; 0 freezes it.
+        layers: make the language model that deep first (`growth.deepen`).
         focus, decode: see `finetune.Answering`.
         dtype: of the weights that are written.
         stop_at: see `loop.train`.
@@ -209,6 +212,8 @@ def tune(
     """
     accelerator = loop.make_accelerator(settings)
     model = directories.load(source, missing_delta=True, seed=settings.seed)
+    if layers is not None:
+        deepen(model, layers, settings.seed)
     config = model.config
     video_token = directories.video_token(config)
     with accelerator.main_process_first():
@@ -239,6 +244,7 @@ def tune(
             **asdict(settings),
             "mixture": asdict(mixture),
             "scales": dict(scales),
+            "layers": config.text_config.num_hidden_layers,
             "focus": focus,
             "decode": decode,
             "clips": len(clips),
