@@ -29,6 +29,8 @@ def test_every_thing_is_asked_about() -> None:
         ("side", "right", ("left", "right")),
         ("colour", "red", ("red", "blue")),
         ("colour", "blue", ("red", "blue")),
+        ("occupied", "yes", ("yes", "no")),
+        ("occupied", "no", ("yes", "no")),
         ("corner", "top left", ("top left", "bottom right")),
         ("corner", "bottom right", ("top left", "bottom right")),
         ("named_direction", "nowhere", ("nowhere", "up")),
@@ -92,7 +94,13 @@ def test_motion_is_asked_about_only_where_each_thing_has_one(seen: Scene) -> Non
 
 def test_one_thing_needs_no_name() -> None:
     assert named_questions(scene(RED), [], np.random.default_rng(0)) == []
-    assert named_questions(scene(RED, replace(BLUE, from_s=1)), [], np.random.default_rng(0)) == []
+
+
+@pytest.mark.parametrize("change", [{"from_s": 1.0}, {"until_s": 3.0}])
+def test_the_corner_of_a_change_is_asked_without_saying_which(change: dict[str, float]) -> None:
+    found = named_questions(scene(RED, replace(BLUE, legs=(), **change)), [], np.random.default_rng(0))  # type: ignore[arg-type]
+    (asked,) = [q for q in found if q.type == "moving_corner"]
+    assert asked.answer == "bottom right" and "the object that appears or disappears" in asked.text.lower()
 
 
 def test_training_sets_have_them_and_held_out_sets_do_not() -> None:

@@ -64,7 +64,7 @@ def test_answers_are_balanced_within_their_type() -> None:
         for question in invent(4, number, held_out=True).questions:
             # Sentences are one question each, and balanced as their words are.
             answers[question.type][question.answer] += 1
-    assert set(answers) == set(TYPES)
+    assert set(answers) == set(TYPES) - {"corner", "moving_corner", "occupied"}  # `naming` adds these in training
     for name, counts in answers.items():
         if not TYPES[name].options:
             continue

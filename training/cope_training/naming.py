@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cope_training.questions import NOWHERE, TYPES, Question, fields_of, wording
+from cope_training.questions import CORNERS, NOWHERE, TYPES, Question, fields_of, wording
 from cope_training.scenes import Scene, Thing
 from cope_training.telling import MIDDLE_PX, direction_of, leaves, side_of
 
@@ -31,9 +31,10 @@ def named_questions(scene: Scene, asked: Sequence[Question], random: np.random.G
         Questions in a training set's wordings; none for a scene of a single thing.
     """
     things = [thing for thing in scene.things if thing.from_s <= 0]
-    if len(things) < 2:
+    if len(scene.things) < 2:
         return []
-    found = [*_places(things), *_corners(things), *_motions(scene, things)]
+    several = len(things) > 1
+    found = [*(_places(things) if several else []), *(_corners(things) if several else []), *_motions(scene, things)]
     known = {(question.type, (fields_of(question) or {}).get("the")) for question in asked}
     out = []
     for type_, the, answer, among in found:
@@ -62,12 +63,15 @@ def _places(things: Sequence[Thing]) -> list[_Fact]:
 
 
 def _corners(things: Sequence[Thing]) -> list[_Fact]:
-    """Corner by colour and colour by corner, where every thing has a colour and a corner of its own."""
+    """Corner by colour, colour by corner, and which corner is empty; where each thing has its own colour and corner."""
     corners = _own_corners(things)
     colours = [thing.colour for thing in things]
     if not corners or len(set(colours)) < len(colours):
         return []
+    empty = [corner for corner in CORNERS if corner not in corners]
     return [
+        *(("occupied", f"the {at}", "yes", ("yes", "no")) for at in corners),
+        *(("occupied", f"the {at}", "no", ("yes", "no")) for at in empty),
         *(("corner", f"the {colour} object", at, corners) for colour, at in zip(colours, corners, strict=True)),
         *(("colour", _starting(at), colour, colours) for colour, at in zip(colours, corners, strict=True)),
     ]
@@ -92,11 +96,16 @@ def _starting(corner: str) -> str:
 
 def _motions(scene: Scene, things: Sequence[Thing]) -> list[_Fact]:
     """Which way each moves, by colour (by side where two are alike) and by corner, and which corner's thing moves, or
-    moves first; only if nothing else happens.
+    moves first; or which corner's thing appears or disappears. Only if nothing else happens.
     """
     camera = scene.pan != (0.0, 0.0) or scene.zoom or scene.roll
     legs = [len(thing.legs) for thing in things]
-    if camera or len(things) < len(scene.things) or max(legs) != 1 or any(map(leaves, things)):
+    if camera or max(legs, default=0) > 1:
+        return []
+    changing = [thing for thing in scene.things if thing.from_s > 0 or leaves(thing)]
+    if changing:
+        return _change(scene.things, changing)
+    if not any(legs):
         return []
     ways = [direction_of(thing.legs[0]) if thing.legs else NOWHERE for thing in things]
     colours = Counter(thing.colour for thing in things)
@@ -110,6 +119,14 @@ def _motions(scene: Scene, things: Sequence[Thing]) -> list[_Fact]:
         out += [("named_direction", _starting(at), way, ways) for at, way in zip(corners, ways, strict=True)]
         out += _movers(things, corners)
     return out
+
+
+def _change(things: Sequence[Thing], changing: Sequence[Thing]) -> list[_Fact]:
+    """The corner of the only one that appears or disappears."""
+    corners = _own_corners(things)
+    if not corners or len(changing) != 1:
+        return []
+    return [("moving_corner", "the object that appears or disappears", corner_of(changing[0]), corners)]
 
 
 def _movers(things: Sequence[Thing], corners: Sequence[str]) -> list[_Fact]:

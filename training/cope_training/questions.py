@@ -17,7 +17,7 @@ GROUPS: tuple[Group, ...] = ("appearance", "motion", "binding")
 NOWHERE = "nowhere"
 
 _COLOURS, _DIRECTIONS = tuple(COLOURS), tuple(DIRECTIONS)
-_CORNERS = ("top left", "top right", "bottom left", "bottom right")
+CORNERS = ("top left", "top right", "bottom left", "bottom right")
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,10 +404,10 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
                 "{A} or {b}: who moves first?",
             ),
         ),
-        # Training alone asks for corners (`cope_training.naming`): a place of its own for every thing.
+        # Training alone asks for corners, three types (`cope_training.naming`): a place of its own for every thing.
         "corner": QuestionType(
             "appearance",
-            _CORNERS,
+            CORNERS,
             (
                 "In which corner is {the} at the start?",
                 "Which corner is {the} in at the start?",
@@ -417,9 +417,21 @@ TYPES: Mapping[str, QuestionType] = MappingProxyType(
             ),
             ("In which corner do you see {the} at the start?", "At the start, which corner is {the} in?"),
         ),
+        "occupied": QuestionType(
+            "appearance",
+            ("yes", "no"),
+            (
+                "Is there an object in {the} at the start?",
+                "At the start, is there an object in {the}?",
+                "Does an object start in {the}?",
+                "Tell me if there is an object in {the} at the start.",
+                "Is an object in {the} at the start?",
+            ),
+            ("At the start, is an object in {the}?", "Do you see an object in {the} at the start?"),
+        ),
         "moving_corner": QuestionType(
             "binding",
-            _CORNERS,
+            CORNERS,
             (
                 "In which corner does {the} start?",
                 "Which corner does {the} start in?",
