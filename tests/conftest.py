@@ -1,4 +1,4 @@
-"""Shared fixtures: generated clips, real videos where they are present, and what to do where they are not."""
+"""Shared fixtures: real videos where they are present; and the order of tests where several run at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from pathlib import Path
 
 import pytest
 from requirements import VIDEOS, require
+
+# What takes longest begins first, so that no worker is left with it at the end.
+FIRST = ("e2e", "model")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The order in which several workers (`pytest -n 2 --dist loadfile`) take files from the list."""
+    if hasattr(config, "workerinput"):
+        tests = Path(__file__).parent
+        items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in FIRST)
 
 
 @pytest.fixture(scope="session")
