@@ -8,14 +8,18 @@ import pytest
 from requirements import VIDEOS, require
 
 # What takes longest begins first, so that no worker is left with it at the end.
-FIRST = ("e2e", "model")
+FIRST = ("training/test_command.py", "e2e/", "model/")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The order in which several workers (`pytest -n 2 --dist loadfile`) take files from the list."""
+
+    def place(item: pytest.Item) -> int:
+        file = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((number for number, start in enumerate(FIRST) if file.startswith(start)), len(FIRST))
+
     if hasattr(config, "workerinput"):
-        tests = Path(__file__).parent
-        items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in FIRST)
+        items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
