@@ -18,8 +18,6 @@ from messages import text, user, video
 from requirements import require
 from serving import Server, metric, start, stop
 
-pytestmark = pytest.mark.alone
-
 PART = "messages[0].content[0].video_url"
 TIMEOUT_S = 1.0
 

@@ -11,8 +11,6 @@ from serving import Server
 
 from cope_server.cli import main
 
-pytestmark = pytest.mark.alone
-
 
 def run(server: Server, out: Path, *words: str) -> dict[str, Any]:
     code = main(["loadtest", "run", *words, "--base-url", server.url, "--out", str(out)])
