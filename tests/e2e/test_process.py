@@ -1,14 +1,18 @@
-"""The demo as a process: it starts, it ends, and nothing of it stays."""
+"""The server and the demo as processes: they start, they end, and nothing of them stays."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 
+import httpx
 import psutil
-from serving import Server
+from messages import text, user
+from serving import Server, start, stop
 
 
 def test_demo_prints_everything_with_the_server_that_runs(server: Server) -> None:
@@ -31,6 +35,24 @@ def marked(process: psutil.Process, mark: str) -> bool:
         return process.environ().get("COPE_TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def test_sigterm_ends_the_server_and_its_engine(tmp_path: Path) -> None:
+    """Also in the middle of an answer, once its time is over: the client is told."""
+    running = start(tmp_path, tmp_path / "server.log", "--shutdown-timeout", "1")
+    children = psutil.Process(running.process.pid).children(recursive=True)
+    assert children
+    body = {"model": "cope-tiny", "messages": user(text("Hello")), "max_completion_tokens": 6000, "ignore_eos": True}
+    with httpx.stream(
+        "POST", f"{running.url}/v1/chat/completions", json={**body, "stream": True}, timeout=60
+    ) as answer:
+        lines = (line for line in answer.iter_lines() if line)
+        next(lines)
+        assert stop(running) == 0
+        last = list(lines)[-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "cancelled"
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
 
 
 def demo(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
