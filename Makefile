@@ -4,6 +4,7 @@ PYTHON ?= python3
 ENGINE ?=
 ARGS ?=
 SECONDS ?= 60
+WORKERS ?= 2
 VENV := .venv
 COPE := $(VENV)/bin/cope
 
@@ -21,8 +22,15 @@ serve: setup  ## start the server on :8000 with the bundled model (ARGS='MODEL -
 demo: setup  ## ask a clip made on the spot a question; starts a server if none answers
 	@$(COPE) demo $(ARGS)
 
-test: setup  ## run all tests; the end-to-end ones start the real server
+test: setup  ## run all tests, WORKERS=2 at a time where they do not measure (or what ARGS says, one by one)
+ifeq ($(strip $(ARGS)),)
+	code=0; \
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not alone' || code=1; \
+	$(VENV)/bin/python -m pytest -m alone || code=1; \
+	exit $$code
+else
 	$(VENV)/bin/python -m pytest $(ARGS)
+endif
 
 check: setup  ## lint, formatting and types
 	$(VENV)/bin/ruff check .

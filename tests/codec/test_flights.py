@@ -19,6 +19,8 @@ from cope_codec.flights import Flights
 from cope_codec.limits import Limits
 from cope_codec.pool import CodecPool, PooledVideo
 
+pytestmark = pytest.mark.alone
+
 SIDE = 64
 OPTIONS = VideoOptions(gop_slots=4)
 

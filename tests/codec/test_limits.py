@@ -19,6 +19,8 @@ from cope_codec import CodecError, VideoOptions, samples
 from cope_codec.limits import Limits
 from cope_codec.pool import CodecPool
 
+pytestmark = pytest.mark.alone
+
 REFUSED_WITHIN_S = 4.0  # the mark is 2 s on an idle machine
 MOST_BYTES = 300 * 1024 * 1024
 

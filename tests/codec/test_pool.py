@@ -27,6 +27,8 @@ from cope_codec.groups import decoded_packets, split
 from cope_codec.limits import Limits
 from cope_codec.pool import CodecPool
 
+pytestmark = pytest.mark.alone
+
 SIDE = 64
 
 

@@ -19,6 +19,8 @@ import cope_codec
 from cope_codec import CodecError, VideoOptions
 from cope_codec.limits import Limits
 
+pytestmark = pytest.mark.alone
+
 if TYPE_CHECKING:
     from cope_codec.ray_pool import RayPool
 

@@ -40,6 +40,7 @@ def test_a_plan_an_index_and_primitives_come_back_as_they_were() -> None:
             assert not ours.arrays()[name].flags.writeable
 
 
+@pytest.mark.alone
 def test_the_index_of_eight_hours_is_quick() -> None:
     index = cope_codec.open(clip(4)).index
     million = {

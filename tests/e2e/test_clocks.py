@@ -62,6 +62,7 @@ def count(server: Server, name: str, kind: str, cache: str) -> float:
     return metric(server, f'cope_{name}_seconds_count{{cache="{cache}",input="{kind}"}}')
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize(
     ("options", "kind", "cache"),
@@ -96,6 +97,7 @@ def test_stages_add_up_to_ttft(
     assert [a - b for a, b in zip(after, before, strict=True)] == [1 if stream else 0, 1]
 
 
+@pytest.mark.alone
 def test_a_slow_upload_shows_as_receive(server: Server) -> None:
     content = body(video(clip(4, seed=310)), QUESTION)
 
@@ -109,6 +111,7 @@ def test_a_slow_upload_shows_as_receive(server: Server) -> None:
     assert timings["receive"] >= 0.35
 
 
+@pytest.mark.alone
 def test_a_slow_host_shows_as_fetch(server: Server) -> None:
     data = clip(4, seed=311)
 
@@ -136,6 +139,7 @@ def test_a_slow_host_shows_as_fetch(server: Server) -> None:
     assert timings["fetch"] > 0.1
 
 
+@pytest.mark.alone
 def test_the_stages_on_metrics_add_up_too(server: Server) -> None:
     def sums() -> tuple[float, float]:
         return metric(server, "cope_stage_seconds_sum"), metric(server, "cope_time_to_first_token_seconds_sum")
@@ -154,11 +158,13 @@ def test_the_stages_on_metrics_add_up_too(server: Server) -> None:
     assert counted == [*i_and_p, usage["prompt_tokens"] - sum(i_and_p)]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("more", [{"n": 2, "temperature": 1.0}, {"use_beam_search": True, "n": 2}], ids=str)
 def test_several_answers_have_one_clock(server: Server, more: dict[str, Any]) -> None:
     check_sum(ask(server, body(QUESTION, stream=False, **more))[0]["timings"])
 
 
+@pytest.mark.alone
 def test_a_long_answer_in_one_piece_knows_when_it_began(server: Server) -> None:
     ask(server, body(QUESTION))
     timings = ask(server, body(QUESTION, stream=False, tokens=64))[0]["timings"]

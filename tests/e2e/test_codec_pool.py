@@ -75,6 +75,7 @@ def test_the_workers_are_children_that_wait_for_work(server: Server) -> None:
     assert metric(server, "cope_codec_busy_workers") == metric(server, "cope_codec_queue_depth") == 0
 
 
+@pytest.mark.alone
 def test_a_video_that_hangs_a_worker_is_a_422_and_the_server_goes_on(small: Server) -> None:
     restarts = metric(small, "cope_codec_worker_restarts_total")
     answer = ask(small, endless(small))
@@ -87,6 +88,7 @@ def test_a_video_that_hangs_a_worker_is_a_422_and_the_server_goes_on(small: Serv
     assert metric(small, 'cope_codec_tasks_total{outcome="timeout"}') == 1
 
 
+@pytest.mark.alone
 def test_a_client_that_leaves_frees_its_worker(small: Server) -> None:
     until(lambda: metric(small, "cope_codec_workers") == 1)
     names = ('cope_codec_tasks_total{outcome="cancelled"}', 'cope_codec_tasks_total{outcome="timeout"}')
@@ -98,6 +100,7 @@ def test_a_client_that_leaves_frees_its_worker(small: Server) -> None:
     assert ask(small, video(clip(4))).status_code == 200
 
 
+@pytest.mark.alone
 def test_a_crowd_is_told_to_come_again(small: Server) -> None:
     until(lambda: metric(small, "cope_codec_workers") == 1)
     with ThreadPoolExecutor(6) as threads:

@@ -21,6 +21,8 @@ from messages import text, user, video
 from requirements import require
 from serving import Server, metric, start, stop
 
+pytestmark = pytest.mark.alone
+
 ROUTE = "/v1/chat/completions"
 WORKERS = 2
 CROWD, FILES = 100, 20

@@ -15,6 +15,8 @@ from cope_loadtest.client import Body, Patience, make_client
 from cope_loadtest.records import Record
 from cope_loadtest.runner import LoadRun, Prepared
 
+pytestmark = pytest.mark.alone
+
 SLACK_S = 2.0  # what a busy machine may take beyond a bound
 
 

@@ -119,6 +119,7 @@ def test_a_full_queue_is_told_from_a_bad_video(
     assert (caught.value.code, caught.value.parameter) == ("queue_full", PART)
 
 
+@pytest.mark.alone
 def test_a_request_that_goes_away_frees_the_worker(installed: extraction.Extraction) -> None:
     url = attach(data_uri(clip(24, width=640, height=480)), {"fps": 15, "max_gops": 100, "mode": "transcode"}, PART)
 

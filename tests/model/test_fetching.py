@@ -357,7 +357,9 @@ def test_vllms_own_ways_out_are_closed() -> None:
         ("to?http://[::1", MediaError, "invalid_url"),
     ],
 )
-@pytest.mark.parametrize("media_io", [VideoMediaIO(ImageMediaIO(), video_backend="cope"), ImageMediaIO()], ids=str)
+@pytest.mark.parametrize(
+    "media_io", [VideoMediaIO(ImageMediaIO(), video_backend="cope"), ImageMediaIO()], ids=["video", "image"]
+)
 def test_parts_are_refused_with_a_code_and_without_addresses(
     port: int, path: str, kind: type[Exception], code: str, media_io: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def test_a_required_sandbox_that_cannot_be_ends_serve_with_one_line(
     assert capsys.readouterr().err == "cope: COPE_CODEC_SANDBOX is 'require', but this machine lacks Landlock\n"
 
 
+@pytest.mark.alone
 def test_the_executor_is_the_one_asked_for() -> None:
     (want,) = cope_codec.open(clip(4)).gops(64)
     with CodecSettings(workers=1, queue=3, timeout_s=9).make_executor(1) as local:
