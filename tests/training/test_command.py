@@ -47,7 +47,7 @@ def test_the_whole_script_improves_over_its_start_on_a_tenth_of_the_data(tmp_pat
     assert all(0 <= row["acc"] <= 100 and row["questions"] == 12 for row in report["by_type"].values())
     assert len(report["by_type"]) == 19
     assert set(report["by_keyframes"]) == {"1", "2", "4"}
-    weights = tmp_path / "finetune-focus" / "model" / "model.safetensors"
+    weights = tmp_path / "finetune-last" / "model" / "model.safetensors"
     assert weights.stat().st_size < 24e6
     assert directories.load(weights.parent).config.geometry.i_tokens == 72
 

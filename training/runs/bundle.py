@@ -84,7 +84,7 @@ def bundle(out: Path, target: Path = _TARGET) -> None:
     Raises:
         ValueError: the weights are too large to ship.
     """
-    model = out / "finetune-focus" / "model"
+    model = out / "finetune-last" / "model"
     weights = model / "model.safetensors"
     if weights.stat().st_size > _LARGEST:
         raise ValueError(f"{weights} has {weights.stat().st_size:,} bytes; at most {_LARGEST:,} are shipped")

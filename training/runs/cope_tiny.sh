@@ -35,30 +35,43 @@ $COPE train make-data "$OUT/held-out" --clips "$(clips 3612)" --seed "$SEED" --h
 train vision "$OUT/vision" --preset tiny --steps "$(steps 450 10)" --batch 32 --lr 1.5e-3 --warmup "$(steps 30 2)"
 train pretrain "$OUT/pretrain" --model "$OUT/vision/model" --data "$OUT/data" \
   --steps "$(steps 200 20)" --batch 32 --lr 1e-3 --warmup "$(steps 30 2)"
-# Stage 2 in four parts, each from the model of the one before; the vision encoder stays frozen: stage 0 has taught it what
-# it can see, and its backward pass would take a third of the time. FOLDER and MODEL come first, then what
-# differs.
+# Stage 2 in parts, each from the model of the one before: what is learned in a hundred steps where little else is asked
+# is not learned in thousands among all questions. The vision encoder stays frozen: stage 0 has taught it what it can
+# see, and its backward pass would take a third of the time. FOLDER, MODEL, STEPS, BATCH and a number for the seed come
+# first, then what differs.
 tune() {
-  train finetune "$1" --model "$2" --data "$OUT/data" --part-lr vision=0 --lr 1e-3 "${@:3}"
+  train finetune "$1" --model "$2" --data "$OUT/data" --steps "$(steps "$3" 6)" --batch "$4" --seed $((SEED + $5)) \
+    --part-lr vision=0 --lr 1e-3 --warmup "$(steps 30 2)" "${@:6}"
 }
 # Mostly one keyframe per GOP, where delta-tokens have most to say; two and four so that every setting works.
-ALL=(--keyframes 1,1,1,1,1,1,2,4 --batch 16 --dtype float16)
+ALL=(--keyframes 1,1,1,1,1,1,2,4 --dtype float16)
+ONE=(--keyframes 1 --without 0 --zeroed 0 --focus)
 finetune() {
   # 1. Everything. It learns what is true of a single thing, and to name things in sentences.
-  tune "$1" "$2" "${ALL[@]}" --questions 6 --steps "$(steps 3000 12)" --warmup "$(steps 100 2)"
-  # 2. Pictures alone, two types: where a named thing is. Among all other questions this is not learned.
-  tune "$1-stills" "$1/model" --groups side,colour,describe --without 1 --zeroed 0 --keyframes 1 --questions 8 --focus \
-    --seed $((SEED + 2)) --steps "$(steps 200 6)" --batch 32 --warmup "$(steps 30 2)"
+  tune "$1" "$2" 3000 16 0 "${ALL[@]}" --questions 6
+  # 2. Pictures alone: on which side a named thing is.
+  tune "$1-stills" "$1/model" 200 32 2 --groups side,colour,describe --without 1 --zeroed 0 --keyframes 1 --questions 8 --focus
   # 3. Single things have taught the delta-encoder to forget places: it learns again to tell where motion is, then the
-  #    language model to use it, on questions about one of several things.
+  #    language model to use it; then everything again, what is still wrong first.
   train pretrain "$1-decode" --objective decode --model "$1-stills/model" --data "$OUT/data" \
     --seed $((SEED + 4)) --steps "$(steps 400 6)" --batch 96 --lr 2e-3 --warmup "$(steps 30 2)"
-  tune "$1-bind" "$1-decode/model" --groups which_moves,who_moves,named_direction --without 0 --zeroed 0 --keyframes 1 \
-    --questions 8 --focus --decode 0.3 --seed $((SEED + 3)) --steps "$(steps 250 6)" --batch 16 --warmup "$(steps 30 2)"
-  # 4. Everything again, what is still wrong first.
-  tune "$1-focus" "$1-bind/model" "${ALL[@]}" --questions 8 --groups side,colour,count,describe,motion,binding --focus --decode 0.3 \
-    --seed $((SEED + 1)) \
-    --steps "$(steps 520 6)" --warmup "$(steps 50 2)"
+  tune "$1-bind" "$1-decode/model" 250 16 3 "${ONE[@]}" --questions 8 --decode 0.3 --groups which_moves,who_moves,named_direction
+  tune "$1-again" "$1-bind/model" 520 16 1 "${ALL[@]}" --questions 8 --focus --decode 0.3 \
+    --groups side,colour,count,describe,motion,binding
+  # 4. A deeper language model, alone: one of several things, from colour to corner, from motion to corner, and what
+  #    follows from both.
+  LANGUAGE=(--part-lr delta=0)
+  tune "$1-corners" "$1-again/model" 300 24 2 "${LANGUAGE[@]}" --layers 8 --groups corner,colour+,side+ --without 1 --zeroed 0 \
+    --keyframes 1 --questions 8 --focus
+  tune "$1-places" "$1-corners/model" 250 20 3 "${LANGUAGE[@]}" "${ONE[@]}" --questions 8 \
+    --groups which_moves,named_direction,moving_corner,corner
+  tune "$1-ways" "$1-places/model" 140 24 6 "${LANGUAGE[@]}" "${ONE[@]}" --questions 8 \
+    --groups named_direction,moving_corner,who_moves
+  tune "$1-colours" "$1-ways/model" 220 24 8 "${LANGUAGE[@]}" "${ONE[@]}" --questions 7 \
+    --groups who_moves,order,appear,moving_corner,colour+,corner,occupied
+  # 5. Everything once more.
+  tune "$1-last" "$1-colours/model" 500 20 9 "${LANGUAGE[@]}" "${ALL[@]}" --questions 8 --focus \
+    --groups side,colour,count,describe,corner,motion,binding
 }
 finetune "$OUT/finetune" "$OUT/pretrain/model"
 
@@ -66,9 +79,9 @@ finetune "$OUT/finetune" "$OUT/pretrain/model"
 compare=()
 if [ -n "${NO_PRETRAIN:-}" ]; then
   finetune "$OUT/no-pretrain" "$OUT/vision/model"
-  compare=(--no-pretrain "$OUT/no-pretrain-focus/model")
+  compare=(--no-pretrain "$OUT/no-pretrain-last/model")
 fi
 
-$COPE train eval "$OUT/finetune-focus/model" "$OUT/held-out" --pretrained "$OUT/pretrain" "${compare[@]}" \
+$COPE train eval "$OUT/finetune-last/model" "$OUT/held-out" --pretrained "$OUT/pretrain" "${compare[@]}" \
   ${LIMIT:+--limit "$LIMIT"} --json --workers "$WORKERS" >"$OUT/eval.json"
-echo "wrote $OUT/finetune-focus/model and $OUT/eval.json"
+echo "wrote $OUT/finetune-last/model and $OUT/eval.json"
