@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from cope_loadtest.terminal import LiveProgress
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-# Flags that stand for values of the scenario, by their place in it.
-_OVERRIDES: dict[str, tuple[str, type]] = {
-    "requests": ("load.requests", int),
-    "duration": ("load.duration_s", float),
-    "rate": ("load.rate", float),
-    "concurrency": ("load.concurrency", int),
-    "warmup": ("load.warmup", int),
-    "rounds": ("rounds", int),
-    "corpus": ("corpus.folder", str),
-    "transport": ("transport", str),
-    "cache": ("cache", str),
+# Flags that stand for values of the scenario: place in it, type, what to call the value, help.
+_OVERRIDES: dict[str, tuple[str, type, str, str]] = {
+    "requests": ("load.requests", int, "N", "requests of each point"),
+    "duration": ("load.duration_s", float, "SECONDS", "length of each point"),
+    "rate": ("load.rate", float, "N", "requests per second (open loops)"),
+    "concurrency": ("load.concurrency", int, "N", "users (closed loops)"),
+    "warmup": ("load.warmup", int, "N", "requests before each round, not counted"),
+    "rounds": ("rounds", int, "N", "measure each point in so many pieces, in turns with the others"),
+    "corpus": ("corpus.folder", str, "DIR", "your own clips instead of drawn ones"),
+    "transport": ("transport", str, "HOW", "how clips reach the server: data, url, upload or file"),
+    "cache": ("cache", str, "STATE", "cold or warm"),
 }
 
 
@@ -104,8 +104,8 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="draw the same clips again (default: others every time)")
     parser.add_argument("--clips", type=Path, metavar="DIR", help="keep drawn clips here, and use those that are")
     group = parser.add_argument_group("instead of what the scenario says")
-    for name, (place, kind) in _OVERRIDES.items():
-        group.add_argument(f"--{name}", type=kind, metavar="X", help=place)
+    for name, (_, kind, metavar, text) in _OVERRIDES.items():
+        group.add_argument(f"--{name}", type=kind, metavar=metavar, help=text)
     group.add_argument(
         "--set", action="append", default=[], metavar="PLACE=VALUE", help="any value, in TOML: --set load.ramp_s=5"
     )
@@ -228,6 +228,8 @@ def find_target(arguments: argparse.Namespace) -> Target | None:
 
     api_key = os.environ.get("OPENAI_API_KEY")
     base_url = arguments.base_url.rstrip("/").removesuffix("/v1")
+    if not base_url.startswith(("http://", "https://")):
+        raise ValueError(f"--base-url must begin with http:// or https://, not {arguments.base_url!r}")
     model, reported = (arguments.model, {}) if arguments.model else ask_server(base_url, api_key)
     if model is None:
         stderr.print(f"cope: {reported['error']}", markup=False, soft_wrap=True)
@@ -306,7 +308,7 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     import tomllib
 
     found: dict[str, Any] = {}
-    for name, (place, _) in _OVERRIDES.items():
+    for name, (place, *_) in _OVERRIDES.items():
         value = getattr(arguments, name)
         if value is not None:
             found[place] = str(Path(value).absolute()) if name == "corpus" else value

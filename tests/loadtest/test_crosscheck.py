@@ -24,7 +24,7 @@ from cope_server.cli import main
 TOOL = str(Path(__file__).parent / "other_tool.py")
 SMALL = (
     *("--set", "corpus.seconds=1", "--set", "corpus.width=64", "--set", "corpus.height=64", "--set", "corpus.fps=5"),
-    *("--seed", "4", "--requests", "10"),
+    *("--seed", "4", "--requests", "10", "--rounds", "2"),
 )
 
 
@@ -178,7 +178,7 @@ def test_text_and_several_users(tmp_path: Path) -> None:
         code = main([*words(fake, tmp_path / "out"), "--requests", "8", "--cache", "cold", str(path)])
     report = report_of(tmp_path / "out")
     assert code in (0, 1) and {row["n"] for row in report["rows"]} == {8}
-    assert len(fake.seen) == 3 * (8 + 2)
+    assert len(fake.seen) == 3 * (8 + 2 * 2)
 
 
 def test_missing_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,13 +215,13 @@ def test_export_writes_what_the_tools_read(tmp_path: Path, capsys: pytest.Captur
     out = tmp_path / "out"
     assert main(["loadtest", "export", "smoke", "--out", str(out), *SMALL, "--model", "m"]) == 0
     told = capsys.readouterr().out
-    assert "codec: 11 requests" in told and "vllm.benchmarks" in told and "-m guidellm run" in told
+    assert "codec: 12 requests" in told and "vllm.benchmarks" in told and "-m guidellm run" in told
     kinds = {1: {"keyframes_per_gop": 1}, 2: {"frames": 8}}
     for number, options in kinds.items():
         for name, column in (("vllm", "prompt"), ("guidellm", "messages")):
             lines = (out / f"{name}-{number}" / "requests.jsonl").read_text().splitlines()
             messages = [json.loads(line)[column] for line in lines]
-            assert len(messages) == 11
+            assert len(messages) == 12
             for (message,) in messages:
                 video, question = message["content"]
                 url = video["video_url"].pop("url")
