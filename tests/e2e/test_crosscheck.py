@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 from requirements import require
 from serving import Server
 
@@ -34,10 +35,12 @@ def missing() -> str | None:
     return None
 
 
-def test_vllm_bench_serve_and_guidellm_agree_with_our_clock(server: Server, tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)  # each tool is started six times
+def test_vllm_bench_serve_and_guidellm_agree_with_our_clock(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     lacks = missing()
     require("CROSSCHECK", lacks is None, str(lacks))
     assert GUIDELLM is not None
+    server: Server = request.getfixturevalue("server")  # not before it is known that it is needed
     tools = ("--vllm", VLLM, "--guidellm", GUIDELLM)
     code = main(["loadtest", "crosscheck", "--base-url", server.url, "--out", str(tmp_path), *tools])
     report = json.loads((tmp_path / "crosscheck.json").read_text())
