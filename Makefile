@@ -39,7 +39,8 @@ check: setup  ## lint, formatting and types
 
 bench: setup  ## extraction, the prefill's parts, codec against dense input on the server; reports in bench/
 	$(COPE) bench codec $(ARGS) $(FILES)
-	$(COPE) bench prefill --preset tiny
+	@mkdir -p bench
+	$(COPE) bench prefill --preset tiny --out bench/prefill-tiny.json
 	$(COPE) loadtest run smoke codec-vs-dense --serve='--max-model-len 16384' --out bench
 
 fuzz: setup  ## coverage-guided fuzzing of the codec worker (SECONDS=60); what it finds lies in .fuzz/

@@ -34,8 +34,7 @@ class Assignment:
     """The clips of a scenario, and what belongs to whom.
 
     Points that differ in the kind of request only share their clips: the same questions about the same clips. All
-        others
-    have clips of their own, so that what one has sent is new to the next.
+    others have clips of their own, so that what one has sent is new to the next.
 
     Args:
         scenario: whose points.
@@ -104,13 +103,12 @@ class Assignment:
         return share.first + share.count - 1 - warmup_run * point.load.warmup - number
 
 
-def own_clips(assignment: Assignment, clips: Sequence[Clip], folder: Path) -> list[Clip]:
-    """The user's clips in place of drawn ones.
+def own_clips(needed: int, clips: Sequence[Clip], folder: Path) -> list[Clip]:
+    """So many of the user's clips in place of drawn ones.
 
     Raises:
         ScenarioError: there are too few for what must be cold.
     """
-    needed = len(assignment.wanted)
     if len(clips) < needed:
         raise ScenarioError(
             f"corpus.folder: {needed} different clips are needed, and {folder} has {len(clips)}: give more, ask for "

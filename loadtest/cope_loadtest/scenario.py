@@ -247,7 +247,12 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] | None = None) -> Sce
         raise ScenarioError(f"{path}: {error}") from None
     for place, value in (overrides or {}).items():
         _override(table, place, value)
-    return read_scenario(table, path.stem, path.parent)
+    for place, value in (overrides or {}).items():
+        _settle(table, place, value, overrides or {})
+    scenario = read_scenario(table, path.stem, path.parent)
+    for place in overrides or {}:
+        _check_use(scenario, place)
+    return scenario
 
 
 def read_scenario(table: Mapping[str, Any], name: str, base: Path | None = None) -> Scenario:
@@ -380,6 +385,28 @@ def _override(table: dict[str, Any], place: str, value: Any) -> None:
         if not isinstance(inner, dict):
             raise ScenarioError(f"{place}: {key} is no table")
     inner[name] = value
+
+
+def _settle(table: dict[str, Any], place: str, value: Any, overrides: Mapping[str, Any]) -> None:
+    """A value from outside is the only one of what the file would vary: its matrix or sweep must not undo it."""
+    group, _, name = place.rpartition(".")
+    if group not in ("", "load", "corpus"):
+        return
+    said = {"matrix", f"matrix.{name}", "sweep", "sweep.over", "sweep.values"} & set(overrides)
+    matrix, sweep = table.get("matrix"), table.get("sweep")
+    if isinstance(matrix, dict) and name in matrix and not said:
+        matrix[name] = [value]
+    if isinstance(sweep, dict) and sweep.get("over") == name and not said:
+        sweep["values"] = [value]
+
+
+def _check_use(scenario: Scenario, place: str) -> None:
+    """Refuse a value from outside that would change nothing."""
+    closed = [point.load.arrival == "closed" for point in scenario.points]
+    if place == "load.rate" and all(closed):
+        raise ScenarioError("load.rate means nothing where load.arrival is closed: its users take load.concurrency")
+    if place == "load.concurrency" and not any(closed):
+        raise ScenarioError("load.concurrency means nothing where load.arrival is not closed: it takes load.rate")
 
 
 def _known(table: Mapping[str, Any], names: list[str]) -> None:

@@ -369,6 +369,9 @@ def test_compare_sees_lost_answers_and_missed_slos(tmp_path: Path, capsys: pytes
         (["run", "smoke", "--set", "load.ramp_s"], "--set must look like"),
         (["run", "smoke", "--set", "load.colour='red'"], "load.colour is unknown"),
         (["run", "codec-vs-dense", "--cache", "lukewarm"], "cache must be one of cold, warm"),
+        (["run", "smoke", "--rate", "3"], "load.rate means nothing where load.arrival is closed"),
+        (["run", "overload", "--concurrency", "3"], "load.concurrency means nothing where load.arrival is not closed"),
+        (["run", "smoke", "--base-url", "host:8000"], "--base-url must begin with http:// or https://"),
         (["compare", "/nowhere/a.json", "/nowhere/b.json"], "/nowhere/a.json: No such file"),
     ],
 )

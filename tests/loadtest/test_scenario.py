@@ -20,7 +20,7 @@ def read(text: str):  # type: ignore[no-untyped-def]
 
 def test_the_bundled_scenarios_can_be_read() -> None:
     names = set(bundled())
-    assert names == {"smoke", "ttft-vs-length", "codec-vs-dense", "cold-vs-warm", "overload", "mixed"}
+    assert names == {"smoke", "ttft-vs-length", "codec-vs-dense", "cold-vs-warm", "overload", "mixed", "crosscheck"}
     for path in bundled().values():
         scenario = load_scenario(path)
         assert scenario.description
@@ -135,6 +135,20 @@ COLD = (
     "rounds = 2\n[load]\nrequests = 5\nwarmup = 2\n[corpus]\nwarm_clips = 3\n[requests.a]\noptions={frames=4}\n"
     "[requests.b]\n[matrix]\ncache = ['cold', 'warm']\nconcurrency = [1, 2]\nrequest = ['a', 'b']\n"
 )
+
+
+def test_a_value_from_outside_is_not_varied() -> None:
+    paper = load_scenario(find("codec-vs-dense"), {"load.concurrency": 4, "cache": "cold"})
+    assert [(point.cache, point.load.concurrency) for point in paper.points] == [("cold", 4)] * 4
+    assert paper.points[0].label == "cold, 4 users, dense-64"
+    assert {point.clip.seconds for point in load_scenario(find("ttft-vs-length"), {"corpus.seconds": 8}).points} == {8}
+    swept = load_scenario(find("overload"), {"load.rate": 3.0}).sweep
+    assert swept is not None and swept.values == (3.0,)
+    # What is said of the matrix or the sweep itself stays.
+    both = load_scenario(find("codec-vs-dense"), {"load.concurrency": 4, "matrix.concurrency": [2, 3]})
+    assert {point.load.concurrency for point in both.points} == {2, 3}
+    several = load_scenario(find("overload"), {"load.rate": 3.0, "sweep.values": [1, 2]}).sweep
+    assert several is not None and several.values == (1, 2)
 
 
 def test_cold_requests_never_share_a_clip_and_kinds_do() -> None:

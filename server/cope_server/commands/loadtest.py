@@ -14,13 +14,14 @@ from cope_server.local_server import own_server
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `cope loadtest`, and `--serve`."""
-    command.add_arguments(parser).add_argument(
-        "--serve",
-        nargs="?",
-        const="",
-        metavar="WORDS",
-        help="start `cope serve WORDS` for the run, in place of --base-url; --serve='MODEL --vllm-option ...'",
-    )
+    for one in command.add_arguments(parser):
+        one.add_argument(
+            "--serve",
+            nargs="?",
+            const="",
+            metavar="WORDS",
+            help="start `cope serve WORDS` for the run, in place of --base-url; --serve='MODEL --vllm-option ...'",
+        )
 
 
 def run(arguments: argparse.Namespace) -> int:
