@@ -284,8 +284,10 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         """
         from cope_model.media_errors import MediaError
 
-        # Pieces go to the page cache, which takes microseconds; a thread for each would take longer.
-        file = keep.enter_context(tempfile.TemporaryFile())
+        # Pieces go to the page cache, which takes microseconds; a thread for each would take longer. Without a buffer,
+        # which would fail once more when it is closed on a full disk.
+        with _room_for(part):
+            file = keep.enter_context(tempfile.TemporaryFile(buffering=0))
         limits, held = admission.current.get(), 0
 
         def release() -> None:
@@ -301,10 +303,10 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
             if limits is not None:
                 limits.hold_bytes(len(piece), part.part)
                 held += len(piece)
-            try:
-                file.write(piece)
-            except OSError as error:
-                raise RuntimeError("there is no room to keep what is fetched") from error  # not the URL's fault
+            left = memoryview(piece)
+            with _room_for(part):
+                while left:
+                    left = left[file.write(left) :]
 
         def restart() -> None:
             release()
@@ -320,7 +322,6 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
             max_bytes=part.get_max_bytes(),
             redirects=fetching.redirects_followed(),
         )
-        file.flush()
         if not os.fstat(file.fileno()).st_size:
             raise MediaError("empty_media", "the part holds no bytes", parameter=part.part)
         return _Fetched(Path(f"/proc/self/fd/{file.fileno()}"))
@@ -389,6 +390,22 @@ def _load_uploaded(name: str, part: _Part) -> Any:
 
 def _without(kwargs: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name not in names}
+
+
+@contextmanager
+def _room_for(part: _Part) -> Iterator[None]:
+    """Tell a disk that is full, or cannot be written to, from a URL that does not answer.
+
+    Raises:
+        MediaFetchError: `storage_full`.
+    """
+    from cope_model.media_errors import MediaFetchError
+
+    try:
+        yield
+    except OSError:
+        message = "the server has no room for what is fetched"
+        raise MediaFetchError(message, parameter=part.part, code="storage_full") from None
 
 
 @contextmanager

@@ -35,6 +35,8 @@ def client() -> TestClient:
     def fail(code: str) -> None:
         if code == "unreachable_url":
             raise MediaFetchError("nobody answers", parameter=PART)
+        if code == "storage_full":
+            raise MediaFetchError("no room", parameter=PART, code="storage_full")
         raise from_codec(CodecError(code, "no good", param="fps" if code == "invalid_option" else None), PART)  # type: ignore[arg-type]
 
     return TestClient(app, raise_server_exceptions=False)
@@ -74,6 +76,17 @@ def test_what_is_not_the_clients_fault_may_be_tried_again(
     assert (answer.status_code, answer.headers["Retry-After"]) == (status, "1")
     assert answer.json()["error"]["type"] == (kind or "service_unavailable")
     assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (code, PART)
+
+
+def test_a_full_disk_is_the_servers_own(client: TestClient) -> None:
+    answer = client.get("/storage_full")
+    assert answer.status_code == 507
+    assert answer.json()["error"] == {
+        "message": "no room",
+        "type": "server_error",
+        "param": PART,
+        "code": "storage_full",
+    }
 
 
 def test_every_code_has_a_meaning() -> None:
