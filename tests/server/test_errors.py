@@ -4,6 +4,7 @@ import runpy
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -76,6 +77,13 @@ def test_what_is_not_the_clients_fault_may_be_tried_again(
     assert (answer.status_code, answer.headers["Retry-After"]) == (status, "1")
     assert answer.json()["error"]["type"] == (kind or "service_unavailable")
     assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (code, PART)
+
+
+def test_the_queue_says_when_to_come_again(client: TestClient) -> None:
+    client.app.state.cope_gate = SimpleNamespace(retry_after_s=lambda: 17)  # type: ignore[attr-defined]
+    assert client.get("/queue_full").headers["Retry-After"] == "17"
+    assert client.get("/cancelled").headers["Retry-After"] == "1"
+    assert "Retry-After" not in client.get("/timeout").headers
 
 
 def test_a_full_disk_is_the_servers_own(client: TestClient) -> None:
