@@ -44,9 +44,15 @@ FILE_ID = "file-"  # how the ids of uploaded files begin, which stand where othe
 
 @dataclass(frozen=True, slots=True)
 class _Fetched:
-    """A video that is there and not yet opened: its bytes, or a file that can be read."""
+    """A video that is there and not yet opened.
+
+    Attributes:
+        source: its bytes, or a file that can be read.
+        name: the id of an uploaded file, whose bytes never change.
+    """
 
     source: bytes | Path
+    name: str | None = None
 
 
 class _Part(MediaIO[Any]):  # type: ignore[misc]
@@ -203,7 +209,9 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
                 limits = admission.current.get()
                 turn = None if limits is None else partial(limits.decoding, part=part.part)
                 with part.decoding():
-                    loaded = await loader.load_async(media.source, extraction, turn=turn, **part.inner.kwargs)
+                    loaded = await loader.load_async(
+                        media.source, extraction, name=media.name, turn=turn, **part.inner.kwargs
+                    )
                 media = MediaWithBytes(loaded, b"")
         salt = isolation.current.get()
         if salt is not None and isinstance(media, MediaWithBytes) and not part.is_video:
@@ -385,7 +393,8 @@ def _load_uploaded(name: str, part: _Part) -> Any:
         raise MediaError("unknown_file", "there is no file with this id", parameter=part.part)
     if not part.is_video:
         raise MediaError("invalid_media", "the file is a video, not an image", parameter=part.part)
-    return part.load_file(path)
+    media = part.load_file(path)
+    return dataclasses.replace(media, name=name) if isinstance(media, _Fetched) else media
 
 
 def _without(kwargs: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -472,7 +481,7 @@ def _note(media: Any, part: _Part, start: float) -> None:
                 extract_s=content.extract_s,
                 missing_slots=sum(gop.missing for gop in gops),
                 corrupt=any(gop.corrupt for gop in gops),
-                truncated=content.video.truncated,
+                truncated=content.known.truncated,
                 started=start,
                 cached=content.cached,
             )
