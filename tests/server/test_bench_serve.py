@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_chat import Request, serving, streaming
+from requirements import require
 from rich.console import Console
 
 from cope_loadtest.client import make_client
 from cope_loadtest.records import Record
-from cope_server.bench import overhead
+from cope_server.bench import bare, overhead
 from cope_server.bench.asking import ask, body, question
 from cope_server.bench.intervals import difference
 from cope_server.bench.uploads import cached_share, generated
 from cope_server.cli import main
 from cope_server.client import ServerError
-from cope_server.commands import bench_serve
+from cope_server.commands import bench_serve, serve
 
 
 def test_what_both_servers_had_to_bear_cancels_out() -> None:
@@ -119,6 +122,28 @@ def test_a_request_that_fails_ends_the_measurement() -> None:
 
     with serving(refuse) as fake, pytest.raises(ServerError, match=r"busy: HTTP 429: later \[queue_full\]"):
         asyncio.run(work(fake.url))
+
+
+def test_the_bare_server_differs_in_the_endpoint_plugin_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    require("ENGINE", find_spec("vllm") is not None, "vLLM is not installed (make setup)")
+    started: list[tuple[Any, dict[str, str]]] = []
+    monkeypatch.setattr(serve, "start", lambda args: started.append((args, dict(os.environ))))
+    for name in ("VLLM_PLUGINS", "VLLM_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    words = ["--max-model-len", "4096", "--port", "8123"]
+    for program in (lambda: main(["serve", *words]), lambda: bare.main(words)):
+        try:
+            program()
+        finally:  # both write into the environment, which is where vLLM's other processes find their settings
+            os.environ.clear()
+            os.environ.update(before)
+    (full, ours), (plain, theirs) = started
+    assert vars(full) == vars(plain)
+    names = [name for name in ours.keys() | theirs.keys() if name.startswith("VLLM_")]
+    names += ["OMP_NUM_THREADS", "TORCH_COMPILE_DISABLE", "HF_HUB_OFFLINE"]
+    assert [name for name in names if ours.get(name) != theirs.get(name)] == ["VLLM_PLUGINS"]
+    assert (ours["VLLM_PLUGINS"], theirs.get("VLLM_PLUGINS")) == ("cope", None)
 
 
 def test_a_clip_of_the_benchmark_has_a_keyframe_every_eight_seconds_and_motion(tmp_path: Path) -> None:
