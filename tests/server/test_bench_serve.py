@@ -17,7 +17,7 @@ from rich.console import Console
 
 from cope_loadtest.client import make_client
 from cope_loadtest.records import Record
-from cope_server.bench import bare, overhead
+from cope_server.bench import bare, overhead, uploads
 from cope_server.bench.asking import ask, body, question
 from cope_server.bench.intervals import difference
 from cope_server.bench.uploads import cached_share, generated
@@ -122,6 +122,63 @@ def test_a_request_that_fails_ends_the_measurement() -> None:
 
     with serving(refuse) as fake, pytest.raises(ServerError, match=r"busy: HTTP 429: later \[queue_full\]"):
         asyncio.run(work(fake.url))
+
+
+STAGES = dict.fromkeys(("receive", "fetch", "extract", "preprocess", "queue", "prefill"), 0.001)
+VIDEO = {"seconds": 60.0, "gops": 8, "i_tokens": 72, "p_tokens": 28}
+
+
+def on_files(cached: int) -> Any:
+    """A server that takes 100 ms for a question on a file and none for others, with so many tokens cached."""
+    seen = {"video": VIDEO, "timings": STAGES, "prompt_tokens": 120, "prompt_tokens_details": {"cached_tokens": cached}}
+    slow, fast = streaming(first_s=0.1, tokens=2, usage=lambda _: seen), streaming(tokens=2)
+
+    async def behave(request: Request) -> None:
+        await (slow if len(request.json["messages"][0]["content"]) == 2 else fast)(request)
+
+    return behave
+
+
+def test_questions_with_a_prefilled_video_are_compared_with_those_without(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"an hour")
+    with serving(on_files(cached=120)) as fake:
+        fake.prefetches += [{"status": "queued"}, {"status": "running"}, {"status": "completed"}]
+        found = asyncio.run(uploads.measure_prefilled(fake.url, "fake-model", tmp_path / "a.mp4", gops=8, questions=3))
+        (form,) = fake.files.values()
+        asked = [[part["type"] for part in request.json["messages"][0]["content"]] for request in fake.seen]
+        file_ids = (list(fake.files), fake.deleted)
+        seen = fake.seen[-1].json["messages"][0]["content"]
+    for field, value in (("prefetch", "prefill"), ("options[max_gops]", "8")):
+        assert f'name="{field}"\r\n\r\n{value}\r\n'.encode() in form
+    assert asked[:4] == [["text"], ["file", "text"], ["file", "text"], ["text"]]  # the first two pairs do not count
+    assert len(asked) == 2 * (2 + 3) and seen != fake.seen[-3].json["messages"][0]["content"]
+    assert file_ids[0] == file_ids[1]
+    assert 0.1 <= found["with_s"] < 0.5 and found["without_s"] < 0.1
+    assert found["difference_s"]["value"] == pytest.approx(found["with_s"] - found["without_s"], abs=1e-5)
+    assert (found["gops"], found["video_tokens"], found["cached_share"], found["kept"]) == (8, 100, 1.0, False)
+    assert found["stages"] == STAGES
+
+
+def test_a_prefill_that_fails_ends_the_measurement_and_leaves_no_file(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"an hour")
+    with serving(on_files(cached=0)) as fake:
+        fake.prefetches.append({"status": "failed", "error": "context_exceeded"})
+        with pytest.raises(ServerError, match=r"not prefilled.*context_exceeded"):
+            asyncio.run(uploads.measure_prefilled(fake.url, "fake-model", tmp_path / "a.mp4", questions=3))
+        assert fake.deleted == list(fake.files)
+
+
+@pytest.mark.parametrize(("cached", "share", "kept"), [(112, 0.92, True), (96, 0.76, False)])
+def test_second_questions_are_told_from_first_ones(tmp_path: Path, cached: int, share: float, kept: bool) -> None:
+    clips = [tmp_path / name for name in ("a.mp4", "b.mp4")]
+    for clip in clips:
+        clip.write_bytes(clip.name.encode())
+    with serving(on_files(cached)) as fake:
+        found = asyncio.run(uploads.measure_second(fake.url, "fake-model", clips))
+        assert (len(fake.seen), fake.deleted) == (4, list(fake.files))
+    assert (found["files"], found["cached_share"], found["kept"]) == (2, share, kept)
+    assert found["decoded_gops"] is None  # this server does not count them
+    assert found["second"]["stages"] == STAGES and found["second"]["ttft_s"] >= 0.1
 
 
 def test_the_bare_server_differs_in_the_endpoint_plugin_alone(monkeypatch: pytest.MonkeyPatch) -> None:
