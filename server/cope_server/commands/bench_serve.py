@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import tempfile
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
@@ -53,14 +54,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--users must be at least 1, not {min(arguments.users)}")
     if arguments.video is not None and not arguments.video.is_file():
         raise ValueError(f"--video: there is no file {arguments.video}")
+    # A plain `kill` must end the servers, too, so it takes the same way out as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parts = arguments.only or PARTS
     report: dict[str, Any] = {"conditions": _conditions(arguments)}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cope-bench-")))
         ours = stack.enter_context(_server(folder, "cope", arguments.serve))
         if "text" in parts:
-            bare = stack.enter_context(_server(folder, "bare", arguments.serve))
-            report["text"] = _text(arguments, bare, ours)
+            with _server(folder, "bare", arguments.serve) as bare:
+                report["text"] = _text(arguments, bare, ours)
         if "prefilled" in parts:
             report["prefilled"] = _prefilled(arguments, ours, folder)
         if "second" in parts:
