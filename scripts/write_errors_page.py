@@ -18,8 +18,8 @@ Written by `python scripts/write_errors_page.py`; change the code, not this page
 
 A request that is refused because of a media part or a file is answered in OpenAI's shape: `error.code` is one of
 these, `error.param` names the part or the field, and for `invalid_option` the option. Codes stay the same from version
-to version; messages do not. What is answered with 429 or 503 carries `Retry-After`. Errors that no part is at fault for
-are vLLM's own.
+to version; messages do not. What is answered with 429 or 503 carries `Retry-After`: with 429 the time that the waiting
+videos will take at the pace of the last minute, 1 to 60 seconds. Errors that no part is at fault for are vLLM's own.
 """
 _TABLE = """
 ## {heading}

@@ -59,12 +59,14 @@ class Fake:
         url: its address.
         seen: requests to the chat route, in order.
         files: uploads by id.
+        prefetches: states to tell, one after the other.
     """
 
     url: str
     seen: list[Request] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)
+    prefetches: list[dict[str, Any]] = field(default_factory=list)
     connections: int = 0
 
 
@@ -105,6 +107,8 @@ def serving(behaviour: Behaviour, *, read_delay_s: float = 0.0) -> Iterator[Fake
             name = f"file-{len(fake.files)}"
             fake.files[name] = content
             await request.answer(200, {"id": name})
+        elif path.startswith("/v1/files/") and method == "GET":
+            await request.answer(200, {"prefetch": fake.prefetches.pop(0)})
         elif path.startswith("/v1/files/") and method == "DELETE":
             fake.deleted.append(path.rsplit("/", 1)[1])
             await request.answer(200, {"deleted": True})

@@ -11,7 +11,7 @@ from cope_codec import cache
 from cope_codec.cache import PrimitivesCache
 from cope_codec.executor import PooledVideo
 from cope_codec.extract import primitives_key
-from cope_codec.plan import GopPlan
+from cope_codec.plan import GopPlan, VideoPlan
 from cope_codec.primitives import GopPrimitives
 from cope_codec.video import check_side, undecodable
 
@@ -38,6 +38,15 @@ class Flights:
     def __init__(self, store: PrimitivesCache | None = None) -> None:
         self.store = cache.shared if store is None else store
         self._flights: dict[str, _Flight] = {}
+
+    def kept(self, plan: VideoPlan, side: int, space: str = "") -> list[GopPrimitives] | None:
+        """All GOPs of a plan, if the cache has every one of them; see `extract`."""
+        keys = [space + primitives_key(gop, side) for gop in plan.gops]
+        if any(self.store.peek(key) is None for key in keys):
+            return None
+        found = [self.store.get(key) for key in keys]
+        gops = [gop for gop in found if gop is not None]
+        return gops if len(gops) == len(keys) else None  # another thread may have pushed one out in between
 
     async def extract(self, video: PooledVideo, side: int, space: str = "") -> list[GopPrimitives]:
         """All GOPs of a video, decoding only those that neither the cache has nor anybody is decoding.

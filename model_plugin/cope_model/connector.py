@@ -44,9 +44,15 @@ FILE_ID = "file-"  # how the ids of uploaded files begin, which stand where othe
 
 @dataclass(frozen=True, slots=True)
 class _Fetched:
-    """A video that is there and not yet opened: its bytes, or a file that can be read."""
+    """A video that is there and not yet opened.
+
+    Attributes:
+        source: its bytes, or a file that can be read.
+        name: the id of an uploaded file, whose bytes never change.
+    """
 
     source: bytes | Path
+    name: str | None = None
 
 
 class _Part(MediaIO[Any]):  # type: ignore[misc]
@@ -203,7 +209,9 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
                 limits = admission.current.get()
                 turn = None if limits is None else partial(limits.decoding, part=part.part)
                 with part.decoding():
-                    loaded = await loader.load_async(media.source, extraction, turn=turn, **part.inner.kwargs)
+                    loaded = await loader.load_async(
+                        media.source, extraction, name=media.name, turn=turn, **part.inner.kwargs
+                    )
                 media = MediaWithBytes(loaded, b"")
         salt = isolation.current.get()
         if salt is not None and isinstance(media, MediaWithBytes) and not part.is_video:
@@ -284,8 +292,10 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         """
         from cope_model.media_errors import MediaError
 
-        # Pieces go to the page cache, which takes microseconds; a thread for each would take longer.
-        file = keep.enter_context(tempfile.TemporaryFile())
+        # Pieces go to the page cache, which takes microseconds; a thread for each would take longer. Without a buffer,
+        # which would fail once more when it is closed on a full disk.
+        with _room_for(part):
+            file = keep.enter_context(tempfile.TemporaryFile(buffering=0))
         limits, held = admission.current.get(), 0
 
         def release() -> None:
@@ -301,10 +311,10 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
             if limits is not None:
                 limits.hold_bytes(len(piece), part.part)
                 held += len(piece)
-            try:
-                file.write(piece)
-            except OSError as error:
-                raise RuntimeError("there is no room to keep what is fetched") from error  # not the URL's fault
+            left = memoryview(piece)
+            with _room_for(part):
+                while left:
+                    left = left[file.write(left) :]
 
         def restart() -> None:
             release()
@@ -320,7 +330,6 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
             max_bytes=part.get_max_bytes(),
             redirects=fetching.redirects_followed(),
         )
-        file.flush()
         if not os.fstat(file.fileno()).st_size:
             raise MediaError("empty_media", "the part holds no bytes", parameter=part.part)
         return _Fetched(Path(f"/proc/self/fd/{file.fileno()}"))
@@ -384,11 +393,28 @@ def _load_uploaded(name: str, part: _Part) -> Any:
         raise MediaError("unknown_file", "there is no file with this id", parameter=part.part)
     if not part.is_video:
         raise MediaError("invalid_media", "the file is a video, not an image", parameter=part.part)
-    return part.load_file(path)
+    media = part.load_file(path)
+    return dataclasses.replace(media, name=name) if isinstance(media, _Fetched) else media
 
 
 def _without(kwargs: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name not in names}
+
+
+@contextmanager
+def _room_for(part: _Part) -> Iterator[None]:
+    """Tell a disk that is full, or cannot be written to, from a URL that does not answer.
+
+    Raises:
+        MediaFetchError: `storage_full`.
+    """
+    from cope_model.media_errors import MediaFetchError
+
+    try:
+        yield
+    except OSError:
+        message = "the server has no room for what is fetched"
+        raise MediaFetchError(message, parameter=part.part, code="storage_full") from None
 
 
 @contextmanager
@@ -455,7 +481,7 @@ def _note(media: Any, part: _Part, start: float) -> None:
                 extract_s=content.extract_s,
                 missing_slots=sum(gop.missing for gop in gops),
                 corrupt=any(gop.corrupt for gop in gops),
-                truncated=content.video.truncated,
+                truncated=content.known.truncated,
                 started=start,
                 cached=content.cached,
             )

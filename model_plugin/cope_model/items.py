@@ -105,7 +105,7 @@ class GopDataParser(MultiModalDataParser):  # type: ignore[misc]
             if isinstance(video, bytes | str | Path):
                 video = loader.load(video)
             if isinstance(video, loader.VideoGops):
-                seconds = loader.length_s(video.video)
+                seconds = video.known.length_s
                 video = video.extracted(side)
             elif isinstance(video, Video):
                 seconds = loader.length_s(video)

@@ -25,19 +25,41 @@ BACKEND = "cope"
 VIDEO_PROCESSOR = "CoPEVideoProcessor"  # preprocessor_config.json names it; vLLM chooses the loader by it
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What holds for a file and some options, however often it is opened.
+
+    Attributes:
+        plan: slots and GOPs; knows every token.
+        length_s: of the whole video, of which options may have chosen a part, seconds: the times of slots lie within.
+        truncated: the file breaks off before its announced end.
+    """
+
+    plan: VideoPlan
+    length_s: float
+    truncated: bool
+
+    @classmethod
+    def of(cls, video: Video) -> Known:
+        """What an opened video tells."""
+        return cls(video.plan, length_s(video), video.truncated)
+
+
 @dataclass(frozen=True, repr=False)
 class VideoGops:
     """A video on its way to the processor.
 
     Attributes:
-        video: the indexed video; its plan knows every token.
+        known: its plan and length.
+        video: the indexed video; None where it did not have to be opened.
         gops: its primitives, or None if the loader was not told the model's side; the parser extracts them then.
         extract_s: seconds spent so far on indexing and extraction.
         salt: whose caches it may be found in (`isolation`); None is everybody's.
         cached: an executor's workers had nothing to decode: the cache had every GOP.
     """
 
-    video: Video
+    known: Known
+    video: Video | None
     gops: tuple[GopPrimitives, ...] | None
     extract_s: float
     salt: str | None = None
@@ -46,11 +68,14 @@ class VideoGops:
     @property
     def plan(self) -> VideoPlan:
         """Slots and GOPs of the video."""
-        return self.video.plan
+        return self.known.plan
 
     def extracted(self, side: int) -> tuple[GopPrimitives, ...]:
         """The primitives for a model of that side, pixels; extracts them unless they are there."""
-        return self.gops if self.gops is not None else extract(self.video, side)
+        if self.gops is not None:
+            return self.gops
+        assert self.video is not None, "only what is cached as a whole need not be opened"
+        return extract(self.video, side)
 
     def __repr__(self) -> str:
         state = "planned" if self.gops is None else "extracted"
@@ -58,7 +83,7 @@ class VideoGops:
 
 
 def length_s(video: Video) -> float:
-    """Length of the whole video, of which options may have chosen a part, seconds: the times of slots lie within."""
+    """See `Known.length_s`."""
     index = video.index
     return (index.end_pts - index.start_pts) * float(index.info.time_base)
 
@@ -103,13 +128,14 @@ def load(
     if check is not None:
         check(video.plan)
     gops = None if side is None else extract(video, side)
-    return VideoGops(video, gops, time.perf_counter() - start)
+    return VideoGops(Known.of(video), video, gops, time.perf_counter() - start)
 
 
 async def load_async(
     source: str | Path | bytes,
     extraction: Extraction,
     *,
+    name: str | None = None,
     side: int | None = None,
     options: VideoOptions | Mapping[str, Any] | None = None,
     check: Callable[[VideoPlan], None] | None = None,
@@ -121,6 +147,8 @@ async def load_async(
     Args:
         source: path of a file, or the bytes of one.
         extraction: the executor in charge.
+        name: stands for these bytes and no others, ever. A video whose plan is remembered by it and whose primitives
+            are all cached is not opened again: indexing an hour takes longer than all else about such a question.
         side: S, side of the model's square input, pixels; None is the one that the executor was installed for.
         options: how to cut the video; None is the defaults.
         check: called with the plan before anything is decoded; what it raises stops the loading.
@@ -136,17 +164,30 @@ async def load_async(
     from cope_codec.groups import decoded_packets
 
     start = time.perf_counter()
-    video = await extraction.executor.open_async(source, merged(options, defaults))
-    if check is not None:
-        check(video.plan)
+    chosen = merged(options, defaults)
     salt = isolation.current.get()
     side = extraction.side if side is None else side
+    known = None if name is None else extraction.known.get((name, chosen))
+    if known is not None:
+        if check is not None:
+            check(known.plan)
+        found = extraction.flights.kept(known.plan, side, salt or "")
+        if found is not None:
+            async with nullcontext() if turn is None else turn(known.plan.seconds, 0, at_once=True):
+                loaded = VideoGops(known, None, tuple(found), time.perf_counter() - start, salt, cached=True)
+            return loaded, _metadata(loaded)
+    video = await extraction.executor.open_async(source, chosen)
+    if check is not None and known is None:
+        check(video.plan)
+    known = Known.of(video)
+    if name is not None:
+        extraction.known.put((name, chosen), known)
     store = extraction.flights.store
     cached = all(store.peek((salt or "") + primitives_key(gop, side)) is not None for gop in video.plan.gops)
     pixels = decoded_packets(video.plan.gops) * video.info.width * video.info.height
     async with nullcontext() if turn is None else turn(video.plan.seconds, pixels, at_once=cached):
         gops = await extraction.flights.extract(video, side, salt or "")
-    loaded = VideoGops(video, tuple(gops), time.perf_counter() - start, salt, cached)
+    loaded = VideoGops(known, video, tuple(gops), time.perf_counter() - start, salt, cached)
     return loaded, _metadata(loaded)
 
 

@@ -61,14 +61,16 @@ class MediaError(VLLMValidationError):  # type: ignore[misc]
 
 
 class MediaFetchError(VLLMUnprocessableEntityError):  # type: ignore[misc]
-    """A part whose URL did not give its bytes (422).
+    """A part whose URL did not give its bytes (422), or whose bytes there is no room for (507).
 
     Attributes:
         parameter: the part.
-        code: one of `FetchErrorCode`.
+        code: one of `FetchErrorCode`, or `storage_full`, which uploads have, too.
     """
 
-    def __init__(self, message: str, *, parameter: str, code: FetchErrorCode = "unreachable_url") -> None:
+    def __init__(
+        self, message: str, *, parameter: str, code: FetchErrorCode | Literal["storage_full"] = "unreachable_url"
+    ) -> None:
         super().__init__(message, parameter=parameter)
         self.code = code
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -23,6 +24,7 @@ from cope_server import metrics
 from cope_server.access import key_name
 from cope_server.errors import refusal
 from cope_server.limit_settings import LimitSettings
+from cope_server.pace import Pace
 
 _UPLOADS = "/v1/files"  # go to disk as they come, within limits of their own
 _MIB = 1 << 20
@@ -140,10 +142,15 @@ class Gate:
         self.pixels = Ledger(pixels, key_pixels, metrics.WAITING_PIXELS, alone=True)
         self.held = Ledger(settings.held_mb * _MIB, settings.key_held_mb * _MIB, metrics.HELD_BYTES)
         self.turns = Turns(settings.extractions or 1, settings.key_extractions)
+        self.pace = Pace()
 
     def workers(self, count: int) -> None:
         """So many codec workers are there: it decides how many videos are decoded at a time, unless a setting does."""
         self.turns.limit = self.settings.extractions or 2 * count
+
+    def retry_after_s(self) -> int:
+        """When a request that is refused now had better come again, seconds: when the videos before it are decoded."""
+        return self.pace.retry_after_s(self.seconds.total, time.perf_counter())
 
     @contextmanager
     def ticket(self, key: str | None) -> Iterator[Ticket]:
@@ -233,7 +240,9 @@ class Ticket:
             self._take_or_refuse(gate.pixels, pixels, part, "pixels of video are waiting")
             try:
                 async with gate.turns.turn(self.key):
+                    begun = time.perf_counter()
                     yield
+                    gate.pace.note(begun, time.perf_counter(), seconds)
             finally:
                 self.give(gate.pixels, pixels)
         finally:
@@ -267,7 +276,8 @@ class AdmissionMiddleware:
         with self.gate.ticket(key_name(scope)) as ticket:
             whose = ticket.take(self.gate.requests, 1)
             if whose is not None:
-                answer = refusal("too_many_requests", f"too many requests for {whose}; try again later")
+                words = f"too many requests for {whose}; try again later"
+                answer = refusal("too_many_requests", words, retry_after_s=self.gate.retry_after_s())
                 await answer(scope, receive, send)
             elif scope["path"].rstrip("/") == _UPLOADS:
                 await self.app(scope, receive, send)
@@ -325,6 +335,7 @@ class _Body:
             return
         whose = self._ticket.take(held, count)
         if whose is not None:
-            self._refusal = refusal("too_many_requests", f"too many bytes of requests for {whose}; try again later")
+            words = f"too many bytes of requests for {whose}; try again later"
+            self._refusal = refusal("too_many_requests", words, retry_after_s=self._ticket.gate.retry_after_s())
             return
         self._taken += count

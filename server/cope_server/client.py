@@ -79,7 +79,14 @@ def first_model(url: str) -> str:
         raise ServerError(f"what answers at {url} is no OpenAI-compatible server") from None
 
 
-def upload(url: str, file: BinaryIO, name: str, expires_after_s: int | None = None) -> str:
+def upload(
+    url: str,
+    file: BinaryIO,
+    name: str,
+    expires_after_s: int | None = None,
+    prefetch: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> str:
     """Upload a video piece by piece.
 
     Args:
@@ -87,6 +94,8 @@ def upload(url: str, file: BinaryIO, name: str, expires_after_s: int | None = No
         file: is read to its end, a little at a time.
         name: for people.
         expires_after_s: seconds after which the server forgets it by itself; None is never.
+        prefetch: work to do in advance, `primitives` or `prefill`; `prefetch_state` tells how far it is.
+        options: video options of the questions that it is for.
 
     Returns:
         The file's id.
@@ -97,6 +106,8 @@ def upload(url: str, file: BinaryIO, name: str, expires_after_s: int | None = No
     fields = {"purpose": "vision"}
     if expires_after_s is not None:
         fields |= {"expires_after[anchor]": "created_at", "expires_after[seconds]": str(expires_after_s)}
+    if prefetch is not None:
+        fields |= {"prefetch": prefetch, **{f"options[{key}]": str(value) for key, value in (options or {}).items()}}
     try:
         response = httpx.post(
             f"{url}/v1/files", data=fields, files={"file": (name, file)}, headers=_headers(), timeout=_TIMEOUT
@@ -107,6 +118,20 @@ def upload(url: str, file: BinaryIO, name: str, expires_after_s: int | None = No
         raise ServerError(f"the upload to {url} broke off: {error}") from error
     _check(response)
     return str(response.json()["id"])
+
+
+def prefetch_state(url: str, file_id: str) -> dict[str, Any]:
+    """`status` (queued, running, completed or failed) and perhaps `error` of an upload's work in advance.
+
+    Raises:
+        ServerError: the server refused, or went away.
+    """
+    try:
+        response = httpx.get(f"{url}/v1/files/{file_id}", headers=_headers(), timeout=_TIMEOUT)
+    except httpx.HTTPError as error:
+        raise _nobody(url, error) from error
+    _check(response)
+    return dict(response.json().get("prefetch") or {})
 
 
 def delete_file(url: str, file_id: str) -> None:

@@ -45,6 +45,7 @@ _TYPES = {
     HTTPStatus.INSUFFICIENT_STORAGE: "server_error",
 }
 _TO_BE_TRIED_AGAIN = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_QUEUED = (HTTPStatus.TOO_MANY_REQUESTS,)  # of these the queue says when; what shuts down, or is down, has none
 _RETRY_AFTER_S = 1
 CLIENT_CLOSED_REQUEST = 499  # nginx's, for logs
 
@@ -78,9 +79,11 @@ def add_error_handlers(app: FastAPI) -> None:
     from cope_model.media_errors import MediaError, MediaFetchError
     from cope_server.files.errors import FileError
 
-    async def media_error(_: Request, error: Exception) -> JSONResponse:
+    async def media_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, MediaError | MediaFetchError | FileError)
-        return refusal(error.code, str(error), error.parameter)
+        gate = getattr(request.app.state, "cope_gate", None)
+        again_s = _RETRY_AFTER_S if gate is None or http_status(error.code) not in _QUEUED else gate.retry_after_s()
+        return refusal(error.code, str(error), error.parameter, retry_after_s=again_s)
 
     async def shutting_down(_: Request, error: Exception) -> JSONResponse:
         return refusal("cancelled", str(error))
@@ -93,13 +96,25 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def refusal(
-    code: str, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
+    code: str,
+    message: str,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    retry_after_s: int = _RETRY_AFTER_S,
 ) -> JSONResponse:
-    """The answer to a request that is refused with one of our codes; it is counted."""
+    """The answer to a request that is refused with one of our codes; it is counted.
+
+    Args:
+        code: one of docs/errors.md.
+        message: for people.
+        param: what of the request is at fault; None if nothing is.
+        headers: further ones.
+        retry_after_s: of an answer that says to come again, seconds.
+    """
     from starlette.responses import JSONResponse
 
     status = http_status(code)
-    again = {"Retry-After": str(_RETRY_AFTER_S)} if status in _TO_BE_TRIED_AGAIN else {}
+    again = {"Retry-After": str(retry_after_s)} if status in _TO_BE_TRIED_AGAIN else {}
     REJECTED.labels(code).inc()
     body = error_body(message, param, code, _TYPES.get(status, "invalid_request_error"))
     return JSONResponse(body, status, {**again, **(headers or {})})

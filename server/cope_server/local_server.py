@@ -15,6 +15,7 @@ from pathlib import Path
 from cope_server import client
 from cope_server.commands.video_arguments import stderr
 
+SERVE = ("cope_server.cli", "serve")
 _START_TIMEOUT_S = 300
 _STOP_TIMEOUT_S = 30
 
@@ -32,12 +33,13 @@ def running_server(url: str, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def own_server(folder: Path, words: Sequence[str] = ()) -> Iterator[str]:
+def own_server(folder: Path, words: Sequence[str] = (), program: Sequence[str] = SERVE) -> Iterator[str]:
     """A server of our own, with the words of `cope serve`; gone when the block ends.
 
     Args:
         folder: its log is written there.
         words: model and options.
+        program: a module of ours that starts a server, and its first words.
 
     Raises:
         ServerError: it did not start; the message has the end of its log.
@@ -45,7 +47,7 @@ def own_server(folder: Path, words: Sequence[str] = ()) -> Iterator[str]:
     log = folder / "server.log"
     port = _free_port()
     own = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "cope_server.cli", "serve", *words, "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", *program, *words, "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
         # A session of its own: engine and workers are in its group, so that all of them can be stopped.
         process = subprocess.Popen(  # noqa: S603 - our own command

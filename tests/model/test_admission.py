@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from cope_codec.pool import CodecPool
 from cope_model import admission, extraction
 from cope_model.addresses import AddressPolicy
 from cope_model.connector import CoPEConnector
-from cope_model.media_errors import MediaError
+from cope_model.media_errors import MediaError, MediaFetchError
 from cope_model.url_options import attach
 
 PART = "messages[0].content[1].video_url"
@@ -130,3 +131,24 @@ def test_a_refusal_comes_through_and_nothing_stays_held(installed: None, address
     assert (caught.value.code, caught.value.parameter) == ("queue_full", PART)
     assert share.held == 0
     assert share.asked[-1][0] == what
+
+
+def full_disk(buffering: int = -1) -> Any:
+    return open("/dev/full", "r+b", buffering=buffering)
+
+
+def no_folder(buffering: int = -1) -> Any:
+    raise FileNotFoundError("no usable temporary directory")
+
+
+@pytest.mark.parametrize("temporary", [full_disk, no_folder])
+def test_a_full_disk_is_told_and_nothing_stays_held(
+    installed: None, address: str, temporary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", temporary)
+    share = Share()
+    with pytest.raises(MediaFetchError) as caught:
+        load(address, share)
+    assert (caught.value.code, caught.value.parameter) == ("storage_full", PART)
+    assert str(caught.value) == "the server has no room for what is fetched"
+    assert (share.asked, share.held) == ([("video",)], 0)

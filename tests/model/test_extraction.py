@@ -83,6 +83,52 @@ def test_a_video_that_the_cache_has_is_told_from_one_that_is_decoded(installed: 
     assert [video.cached for video in loaded] == [False, True, False]
 
 
+def test_an_upload_whose_primitives_are_cached_is_not_opened_again(
+    installed: extraction.Extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "upload"
+    path.write_bytes(clip(12))
+    opened: list[Any] = []
+    open_soon = installed.executor.open_soon
+    monkeypatch.setattr(
+        installed.executor, "open_soon", lambda source, options: opened.append(options) or open_soon(source, options)
+    )
+
+    async def ask(options: dict[str, Any], context_tokens: int = 4096) -> account.LoadedVideo:
+        request = account.RequestVideos(PRESETS["tiny"].geometry, context_tokens, lambda _: path)
+        account.current.set(request)
+        video = await load(attach("file-abc", options, PART))
+        tokens = request.geometry.tokens(video.plan.i_frames, video.plan.p_frames)
+        assert request._planned == tokens  # once, whether it is opened or not
+        assert video.gops is not None
+        assert [gop.key for gop in video.gops] == [gop.key for gop in cope_codec.open(path, **options).gops(SIDE)]
+        (loaded,) = request.loaded
+        return loaded
+
+    first, again = asyncio.run(ask({})), asyncio.run(ask({"fps": 1}))  # which is the default
+    assert ([first.cached, again.cached], len(opened)) == ([False, True], 1)
+    assert (again.plan, again.truncated) == (first.plan, False)
+    asyncio.run(ask({"fps": 2}))
+    assert len(opened) == 2
+    with pytest.raises(MediaError) as caught:
+        asyncio.run(ask({}, context_tokens=72))
+    assert (caught.value.code, len(opened)) == ("context_exceeded", 2)
+    monkeypatch.setattr(installed.flights, "store", PrimitivesCache())  # what is remembered outlives the primitives
+    assert not asyncio.run(ask({})).cached
+    assert len(opened) == 3
+
+
+def test_plans_are_remembered_up_to_a_number_of_slots() -> None:
+    known = loader.Known.of(cope_codec.open(clip(12)))  # 12 slots
+    options = known.plan.options
+    videos = extraction.KnownVideos(most_slots=25)
+    for name in ("a", "b", "a"):
+        videos.put((name, options), known)
+    assert videos.get(("b", options)) is known
+    videos.put(("c", options), known)
+    assert [videos.get((name, options)) is not None for name in "abc"] == [False, True, True]
+
+
 def test_errors_name_the_part(installed: extraction.Extraction) -> None:
     for name, data in broken_clips().items():
         with pytest.raises(MediaError) as caught:

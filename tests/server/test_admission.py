@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from typing import Any
@@ -17,6 +18,7 @@ from cope_model import admission
 from cope_server import metrics
 from cope_server.admission import AdmissionMiddleware, Gate, Ledger, Ticket, Turns
 from cope_server.limit_settings import LimitSettings
+from cope_server.pace import Pace
 
 PART = "messages[0].content[0].video_url"
 MIB, GIGA = 1 << 20, 10**9
@@ -156,6 +158,41 @@ def test_seconds_of_video_that_wait_are_limited() -> None:
     asyncio.run(run())
 
 
+def test_a_refusal_says_when_the_videos_before_it_are_decoded() -> None:
+    """Two videos at a time went through at 30 seconds of video per second; an idle minute between does not count."""
+    pace = Pace()
+    assert pace.retry_after_s(500, now=0) == 1  # nothing is known
+    pace.note(100, 102, 60)
+    pace.note(101, 104, 60)
+    pace.note(149, 150, 30)
+    assert pace.speed(151) == pytest.approx(150 / 5)
+    assert [pace.retry_after_s(waiting_s, now=151) for waiting_s in (0, 31, 300, 10**6)] == [1, 2, 10, 60]
+    assert pace.speed(163) == pytest.approx((60 + 30) / (3 + 1))  # what is older than a minute does not count
+    assert pace.speed(300) is None
+    assert pace.retry_after_s(500, now=300) == 1
+
+
+def test_the_pace_is_that_of_decoded_videos() -> None:
+    async def run() -> None:
+        gate = Gate(LimitSettings())
+        with gate.ticket(None) as ticket:
+            async with ticket.decoding(500, 1, PART, at_once=True):
+                pass
+            with pytest.raises(KeyError):
+                async with ticket.decoding(500, 1, PART, at_once=False):
+                    raise KeyError
+            assert gate.pace.speed(time.perf_counter()) is None  # neither found in the cache nor failed
+            async with ticket.decoding(30, 1, PART, at_once=False):
+                await asyncio.sleep(0.1)
+            speed = gate.pace.speed(time.perf_counter())
+            assert speed is not None and 3 < speed <= 300
+            async with ticket.decoding(10**6, 1, PART, at_once=False):
+                assert gate.retry_after_s() == 60
+            assert gate.retry_after_s() == 1
+
+    asyncio.run(run())
+
+
 def test_turns_are_taken_in_order_and_each_key_has_its_share() -> None:
     async def run() -> None:
         turns, order, go = Turns(2, 1), [], asyncio.Event()
@@ -238,8 +275,11 @@ def test_requests_beyond_the_limits_may_come_again() -> None:
         for _ in tasks:
             await inside.acquire()
         before = REGISTRY.get_sample_value("cope_rejected_total", {"code": "too_many_requests"}) or 0
-        for who in ("a", "b"):
-            assert code_of(await client.post("/x", headers={"who": who})) == (429, "too_many_requests", "1")
+        assert code_of(await client.post("/x", headers={"who": "a"})) == (429, "too_many_requests", "1")
+        now = time.perf_counter()
+        gate.pace.note(now - 1, now, 10)
+        async with Ticket(gate, None).decoding(70, 1, PART, at_once=False):
+            assert code_of(await client.post("/x", headers={"who": "b"})) == (429, "too_many_requests", "7")
         assert REGISTRY.get_sample_value("cope_rejected_total", {"code": "too_many_requests"}) == before + 2
         assert (await client.get("/x")).status_code == 200  # nothing that takes anything
         assert gauge("cope_requests") == 3

@@ -4,6 +4,7 @@ import runpy
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -35,6 +36,8 @@ def client() -> TestClient:
     def fail(code: str) -> None:
         if code == "unreachable_url":
             raise MediaFetchError("nobody answers", parameter=PART)
+        if code == "storage_full":
+            raise MediaFetchError("no room", parameter=PART, code="storage_full")
         raise from_codec(CodecError(code, "no good", param="fps" if code == "invalid_option" else None), PART)  # type: ignore[arg-type]
 
     return TestClient(app, raise_server_exceptions=False)
@@ -74,6 +77,24 @@ def test_what_is_not_the_clients_fault_may_be_tried_again(
     assert (answer.status_code, answer.headers["Retry-After"]) == (status, "1")
     assert answer.json()["error"]["type"] == (kind or "service_unavailable")
     assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (code, PART)
+
+
+def test_the_queue_says_when_to_come_again(client: TestClient) -> None:
+    client.app.state.cope_gate = SimpleNamespace(retry_after_s=lambda: 17)  # type: ignore[attr-defined]
+    assert client.get("/queue_full").headers["Retry-After"] == "17"
+    assert client.get("/cancelled").headers["Retry-After"] == "1"
+    assert "Retry-After" not in client.get("/timeout").headers
+
+
+def test_a_full_disk_is_the_servers_own(client: TestClient) -> None:
+    answer = client.get("/storage_full")
+    assert answer.status_code == 507
+    assert answer.json()["error"] == {
+        "message": "no room",
+        "type": "server_error",
+        "param": PART,
+        "code": "storage_full",
+    }
 
 
 def test_every_code_has_a_meaning() -> None:

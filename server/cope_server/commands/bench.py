@@ -1,4 +1,4 @@
-"""`cope bench codec`: extraction against plain decoding; `delta` and `prefill` have modules of their own."""
+"""`cope bench codec`: extraction against plain decoding; `delta`, `prefill` and `serve` have modules of their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from rich.progress import Progress
 from rich.table import Table
 
-from cope_server.commands import bench_delta, bench_prefill
+from cope_server.commands import bench_delta, bench_prefill, bench_serve
 from cope_server.commands.video_arguments import stderr, stdout
 
 
@@ -54,11 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench_prefill.add_arguments(
         what.add_parser("prefill", help="TTFT and E2EL of the whole model with random weights, dense and codec")
     )
+    bench_serve.add_arguments(
+        what.add_parser("serve", help="our front end against vLLM's own, and questions on a video that was read before")
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and report."""
-    commands = {"codec": _codec, "delta": bench_delta.run, "prefill": bench_prefill.run}
+    commands = {"codec": _codec, "delta": bench_delta.run, "prefill": bench_prefill.run, "serve": bench_serve.run}
     return commands[arguments.what](arguments)
 
 

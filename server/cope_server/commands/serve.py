@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,31 +38,51 @@ def run(arguments: argparse.Namespace) -> int:
     words: list[str] = [*request_log.to_environment(arguments), *arguments.rest]
     file_settings.to_environment(arguments)
     set_environment()
+    args = engine_arguments(words, arguments.preset)
+    access.to_environment(arguments, args.api_key)
+    args.api_key = None
+    start(args)
+    return 0
+
+
+def engine_arguments(words: Sequence[str], preset: str | None = None) -> Any:
+    """vLLM's own arguments, from a user's words and our defaults; `set_environment` has been called.
+
+    Args:
+        words: model and vLLM options.
+        preset: as in `preset_directory`; None is the model that the words name, or the bundled one.
+
+    Raises:
+        ValueError: a preset and a model are given, or there is no such preset.
+    """
     # vLLM reads its environment when it is imported, so nothing of it comes before this line.
-    from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
-    from vllm.logger import configure_logging_from_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="cope serve", description=__doc__))
     given = parser.parse_args(words)
     named = given.model_tag or (given.model if given.model != parser.get_default("model") else None)
-    if arguments.preset is None:
+    if preset is None:
         model, chosen = model_directory(named), []
     else:
-        model, chosen = preset_directory(arguments.preset, named), ["--load-format", "dummy"]
+        model, chosen = preset_directory(preset, named), ["--load-format", "dummy"]
     args = parser.parse_args([*defaults(model), *chosen, *words])
     args.model_tag = args.model = str(model) if model else args.model_tag or args.model
     args.subparser = "serve"
-    access.to_environment(arguments, args.api_key)
-    args.api_key = None
+    return args
+
+
+def start(args: Any) -> None:
+    """Run vLLM's server with its own arguments until it is told to stop."""
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.logger import configure_logging_from_args
+
     configure_logging_from_args(args)
     command = ServeSubcommand()
     command.validate(args)
     command.cmd(args)
-    return 0
 
 
 def set_environment() -> None:

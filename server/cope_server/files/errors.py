@@ -18,7 +18,7 @@ MEANINGS: Mapping[FileErrorCode, str] = {
     "invalid_upload": "the body is no complete multipart form with a `file` and a `purpose`; `param` names the field",
     "file_too_large": "more bytes than one file may have (`--files-max-mb`)",
     "quota_exceeded": "the files of this API key have more bytes, or are more, than it may keep; delete some",
-    "storage_full": "the server's disk is full",
+    "storage_full": "the server's disk is full; also for a video that is fetched from a URL",
     "storage_unavailable": "the object store of uploaded files (`--files-storage`) does not answer; try again later",
 }
 

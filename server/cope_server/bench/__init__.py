@@ -1,0 +1,1 @@
+"""Measurements of a running server: what its front end costs, and what questions on uploaded files wait for."""
