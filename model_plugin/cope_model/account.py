@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ContextExceededError(ValueError):
-    """The videos of a request take more tokens than the model's context holds."""
+    """The videos and images of a request take more tokens than the model's context holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,27 @@ class RequestVideos:
             before = self._planned
             self._planned += tokens
         if before + tokens >= self.context_tokens:
-            others = f" after {before:,} of the videos before it" if before else ""
+            others = f" after {before:,} of the media before it" if before else ""
             raise ContextExceededError(
                 f"the video takes {tokens:,} tokens ({plan.i_frames} keyframes, {plan.p_frames} delta slots in "
                 f"{len(plan.gops)} GOPs){others}, the model's context holds {self.context_tokens:,}; "
                 + self._advice(plan, self.context_tokens - before)
+            )
+
+    def check_image(self) -> None:
+        """Count a still image's tokens before it is fetched.
+
+        Raises:
+            ContextExceededError: this image and the media before it do not fit into the context.
+        """
+        tokens = self.geometry.i_tokens
+        with self._lock:
+            before = self._planned
+            self._planned += tokens
+        if before + tokens >= self.context_tokens:
+            raise ContextExceededError(
+                f"the image takes {tokens:,} tokens after {before:,} of the media before it, the model's context "
+                f"holds {self.context_tokens:,}; send fewer images"
             )
 
     def _advice(self, plan: VideoPlan, room: int) -> str:

@@ -4,11 +4,39 @@
 
 from __future__ import annotations
 
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+# An image of so many pixels takes 100 MB and more while it is decoded. Cameras make such, and so does a file of a few
+# kilobytes.
+_MANY_PIXELS = 1 << 24
+_one_at_a_time = threading.Lock()
+
+
+@contextmanager
+def decoding(data: bytes) -> Iterator[None]:
+    """Decode an image within the block: large ones one after the other, all others at once.
+
+    Args:
+        data: the image's file; what is none is let pass, its decoder will say so.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            large = image.width * image.height > _MANY_PIXELS
+    except Exception:  # noqa: BLE001 - Pillow's readers raise anything; also for images that are too large for it
+        large = False
+    if not large:
+        yield
+        return
+    with _one_at_a_time:
+        yield
 
 
 def to_square(image: Any, side: int) -> npt.NDArray[np.uint8]:
