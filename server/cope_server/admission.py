@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,12 +21,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cope_model import admission
 from cope_server import metrics
-from cope_server.access import key_name
+from cope_server.access import key_name, route_of
 from cope_server.errors import refusal
 from cope_server.limit_settings import LimitSettings
 
 _UPLOADS = "/v1/files"  # go to disk as they come, within limits of their own
 _MIB = 1 << 20
+_LEAST_RATE = 1024.0  # of a body, bytes per second
 
 
 class Ledger:
@@ -269,17 +271,23 @@ class AdmissionMiddleware:
             if whose is not None:
                 answer = refusal("too_many_requests", f"too many requests for {whose}; try again later")
                 await answer(scope, receive, send)
-            elif scope["path"].rstrip("/") == _UPLOADS:
-                await self.app(scope, receive, send)
             else:
-                await _Body(self.app, ticket).answer(scope, receive, send)
+                counted = route_of(scope) != _UPLOADS
+                await _Body(self.app, ticket, counted=counted).answer(scope, receive, send)
 
 
 class _Body:
-    """A request whose body is counted while it is read, or before if its length is announced."""
+    """A request whose body is counted while it is read, or before if its length is announced, and has to come.
 
-    def __init__(self, app: ASGIApp, ticket: Ticket) -> None:
-        self._app, self._ticket = app, ticket
+    Args:
+        app: reads the body.
+        ticket: of the request.
+        counted: its bytes are; else they go where they are counted otherwise.
+    """
+
+    def __init__(self, app: ASGIApp, ticket: Ticket, *, counted: bool) -> None:
+        self._app, self._ticket, self._counted = app, ticket, counted
+        self._idle_s, self._waited_s = ticket.gate.settings.idle_s, 0.0
         self._most = ticket.gate.settings.body_mb * _MIB
         self._taken = self._read = 0
         self._refusal: JSONResponse | None = None
@@ -288,14 +296,24 @@ class _Body:
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request on, unless, and for as long as, its body may be taken."""
         length = Headers(scope=scope).get("content-length", "")
-        if length.isascii() and length.isdigit():
+        if self._counted and length.isascii() and length.isdigit():
             self._take(int(length))
+        complete = False
 
         async def counted() -> Message:
-            message = await receive()
+            nonlocal complete
+            if complete:  # what comes now is the client's leaving, for which there is time
+                return await receive()
+            try:
+                message = await self._next(receive)
+            except TimeoutError:
+                words = "nothing of the request's body, or hardly anything, has come for a while"
+                self._refusal = refusal("request_timeout", words, headers={"Connection": "close"})
+                return {"type": "http.disconnect"}
             if message["type"] == "http.request":
+                complete = not message.get("more_body", False)
                 self._read += len(message.get("body", b""))
-                if self._read > self._taken:
+                if self._counted and self._read > self._taken:
                     self._take(self._read - self._taken)
                 if self._refusal is not None:
                     return {"type": "http.disconnect"}
@@ -315,6 +333,20 @@ class _Body:
                     raise
         if self._refusal is not None and not self._begun:
             await self._refusal(scope, receive, send)
+
+    async def _next(self, receive: Receive) -> Message:
+        """The body's next piece.
+
+        Raises:
+            TimeoutError: it does not come, or the body as a whole comes too slowly; the time in which the server was
+                busy with what had come does not count.
+        """
+        left = self._idle_s + self._read / _LEAST_RATE - self._waited_s
+        since = time.monotonic()
+        async with asyncio.timeout(min(self._idle_s, left)):
+            message = await receive()
+        self._waited_s += time.monotonic() - since
+        return message
 
     def _take(self, count: int) -> None:
         held = self._ticket.gate.held

@@ -26,6 +26,7 @@ _STATUS: dict[str, HTTPStatus] = {
     "cancelled": HTTPStatus.SERVICE_UNAVAILABLE,  # the server is shutting down
     "too_many_videos": HTTPStatus.UNPROCESSABLE_ENTITY,
     "too_many_requests": HTTPStatus.TOO_MANY_REQUESTS,
+    "request_timeout": HTTPStatus.REQUEST_TIMEOUT,
     "request_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "unknown_file": HTTPStatus.NOT_FOUND,
     "file_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -36,6 +37,7 @@ _STATUS: dict[str, HTTPStatus] = {
 # Refusals that no part is at fault for.
 REQUEST_MEANINGS = {
     "invalid_api_key": "no API key, or one that is not known here",
+    "request_timeout": "the body of the request does not come, or hardly (`--limit-idle-s`)",
     "request_too_large": "the body has more bytes than one request may have (`--limit-body-mb`)",
     "too_many_requests": "too many requests, or bytes of them, are being answered, in all or for this API key",
 }

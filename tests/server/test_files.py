@@ -518,6 +518,23 @@ def test_the_form_is_read_in_pieces_of_any_size() -> None:
         assert (got, found.filename, found.purpose, found.expires_after_s) == (data, "a", "vision", 7200)
 
 
+@pytest.mark.parametrize("way", ["fields", "before", "behind"])
+def test_a_form_does_not_grow_beside_its_file(way: str) -> None:
+    form = UploadForm("multipart/form-data; boundary=x")
+    part = b'--x\r\ncontent-disposition: form-data; name="options[%s]"\r\n\r\n' + b"9" * 200 + b"\r\n"
+    whole = b'--x\r\ncontent-disposition: form-data; name="file"\r\n\r\n' + bytes(1 << 20) + b"\r\n--x--\r\n"
+    names = (first + second for first in "abcdefghij" for second in "abcdefghij")
+    pieces = {
+        "fields": [part % name.encode() for name in names],
+        "before": [b"\r\n" * 500] * 100,
+        "behind": [whole, *[b"x" * 1000] * 100],
+    }[way]
+    with pytest.raises(FileError) as caught:
+        for piece in pieces:
+            form.feed(piece)
+    assert (caught.value.code, str(caught.value)) == ("invalid_upload", "the form has too much beside its file")
+
+
 def test_the_published_schema_names_every_field(app: FastAPI) -> None:
     paths = app.openapi()["paths"]
     assert {method for path in paths.values() for method in path} == {"get", "post", "delete"}
