@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 import dataclasses
 import os
@@ -29,7 +28,7 @@ from vllm.multimodal.media.base import MediaIO, MediaWithBytes
 from vllm.multimodal.media.image import ImageMediaIO
 from vllm.multimodal.media.video import VideoMediaIO
 
-from cope_model import account, admission, fetching, images, isolation, loader
+from cope_model import account, admission, fetching, images, isolation, loader, transfers
 from cope_model.addresses import AddressPolicy, RefusedUrlError
 from cope_model.extraction import in_charge
 
@@ -313,7 +312,7 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         with ExitStack() as until_loaded:
             with _fetching(part), _held(limits, part):
                 if plain.startswith(FILE_ID):
-                    media = await asyncio.to_thread(_load_uploaded, plain, part)
+                    media = await transfers.in_thread(_load_uploaded, plain, part)
                 elif part.elsewhere and plain[:5].lower() in ("http:", "https") and self._media_cache_dir is None:
                     media = await self._download(plain, part, timeout_s, until_loaded)
                 else:

@@ -80,15 +80,16 @@ def _part(part: Any, path: str) -> Any:
 
 def _file_part(part: Mapping[str, Any], path: str) -> Any:
     file = part.get("file")
-    given = [name for name in _FILE_SOURCES if file.get(name) is not None] if isinstance(file, Mapping) else []
-    if len(given) != 1 or not isinstance(file[given[0]], str):
+    values = dict(file) if isinstance(file, Mapping) else {}
+    values.pop("filename", None)
+    given = {name: source for name in _FILE_SOURCES if (source := values.pop(name, None)) is not None}
+    (name, url), *others = given.items() or [("", None)]
+    if others or not isinstance(url, str):
         raise PartError("invalid_part", "a file part needs a file_id, or else file_data", f"{path}.file_id")
-    url = file[given[0]]
-    if given == ["file_id"] and not is_id(url):
+    if name == "file_id" and not is_id(url):
         raise PartError("unknown_file", "there is no file with this id", path)
-    if given == ["file_data"] and not url.startswith("data:"):
+    if name == "file_data" and not url.startswith("data:"):
         raise PartError("invalid_part", "file_data must be a data URI", f"{path}.file_data")
-    values = {name: value for name, value in file.items() if name not in (*_FILE_SOURCES, "filename")}
     try:
         url = attach(url, VideoOptions.from_mapping(values).to_mapping(), path)
     except CodecError as error:

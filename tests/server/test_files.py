@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from cope_server.files.errors import FileError
 from cope_server.files.form import UploadForm
 from cope_server.files.prefetch import Prefetches
 from cope_server.files.routes import router, uploads_of
-from cope_server.files.store import FileLimits, FileStore, is_id
+from cope_server.files.store import FileLimits, FileStore, Upload, is_id
 
 LIMITS = FileLimits(file_bytes=1 << 20, owner_bytes=4 << 20, owner_files=5)
 START = 1_700_000_000
@@ -433,6 +434,40 @@ def test_a_cancelled_upload_leaves_nothing(app: FastAPI, store: FileStore, tmp_p
     asyncio.run(cancelled())
     assert left(tmp_path / "files") == []
     assert store._index.names() == set()
+
+
+def test_files_that_are_being_kept_do_not_keep_others_waiting(
+    app: FastAPI, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, kept = Upload.keep, threading.Event()
+
+    inside: list[Any] = []
+
+    def slow(self: Upload, *args: Any) -> Any:
+        loop, waits = inside
+        loop.call_soon_threadsafe(waits.release)
+        assert kept.wait(60)  # an object store takes its time
+        return keep(self, *args)
+
+    monkeypatch.setattr(Upload, "keep", slow)
+    body = form(PURPOSE, ('name="file"; filename="a.mp4"', clip(3)))
+
+    async def run() -> None:
+        # One for the files that are kept, if they took it, and one for the codec worker's task.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        waits = asyncio.Semaphore(0)
+        inside[:] = asyncio.get_running_loop(), waits
+        coming = [asyncio.create_task(call(app, [{"type": "http.request", "body": body}])) for _ in range(3)]
+        headers = {"authorization": "Bearer first"}
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://h", headers=headers) as asks:
+            for _ in coming:
+                await asyncio.wait_for(waits.acquire(), 30)
+            assert (await asyncio.wait_for(asks.get("/v1/files"), 10)).json()["data"] == []
+            assert not any(task.done() for task in coming)
+            kept.set()
+            assert [(await task)[0]["status"] for task in coming] == [200, 200, 200]
+
+    asyncio.run(run())
 
 
 def test_a_file_deleted_while_it_is_sent_is_sent_whole(app: FastAPI, store: FileStore, client: TestClient) -> None:

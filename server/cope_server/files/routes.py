@@ -18,6 +18,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from cope_codec.errors import CodecError
+from cope_model.transfers import in_thread
 from cope_server.access import key_name
 from cope_server.files.errors import FileError
 from cope_server.files.form import LEAST_EXPIRY_S, MOST_EXPIRY_S, MOST_OTHER_BYTES, PURPOSES, UploadForm
@@ -124,7 +125,7 @@ async def create_file(request: Request) -> JSONResponse:
     try:
         await _receive(request, form, upload)
         await _check_type(request.app.state.cope_codec_executor, upload)
-        file = await asyncio.to_thread(upload.keep, form.filename, form.purpose, form.expires_after_s)
+        file = await in_thread(upload.keep, form.filename, form.purpose, form.expires_after_s)
     finally:
         await asyncio.to_thread(upload.discard)
     if form.prefetch is not None:
@@ -230,7 +231,7 @@ async def retrieve_file(request: Request, file_id: FileId) -> JSONResponse:
 @router.get("/v1/files/{file_id}/content", response_class=Response)
 async def file_content(request: Request, file_id: FileId) -> Response:
     """The bytes of a file, or those of a `Range`."""
-    return await asyncio.to_thread(_opened, _store(request.app.state), owner_of(request), file_id)
+    return await in_thread(_opened, _store(request.app.state), owner_of(request), file_id)
 
 
 @router.delete("/v1/files/{file_id}")
