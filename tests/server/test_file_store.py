@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from cope_server import cli, file_settings
 from cope_server.file_settings import FileSettings
+from cope_server.files.errors import FileError
 from cope_server.files.store import FileLimits, FileStore
 from cope_server.files.sweeping import keep_swept
 
@@ -94,6 +96,27 @@ def test_what_a_living_process_receives_is_not_swept(tmp_path: Path) -> None:
     store.sweep()
     assert list((tmp_path / "incoming").iterdir()) == []
     assert listed(store) == [done, kept]
+    store.close()
+
+
+def test_an_upload_that_ends_while_the_index_cannot_be_written_is_forgotten_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileStore(tmp_path, FileLimits(file_bytes=10, owner_bytes=100, owner_files=1))
+
+    def full(_: str) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._index, "forget", full)
+        coming = store.begin("owner")
+        coming.write([b"half"])
+        coming.discard()  # says nothing: what went wrong before is what the client is told
+    assert list((tmp_path / "incoming").iterdir()) == []
+    with pytest.raises(FileError, match="may keep"):
+        store.begin("owner")
+    store.sweep()
+    store.begin("owner").discard()
     store.close()
 
 
