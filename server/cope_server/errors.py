@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.responses import JSONResponse
 
+logger = logging.getLogger("vllm.cope_server.errors")  # below vLLM's logger, so that its settings apply
 
 # What is not the usual 400 of a bad part, or 422 of a URL that does not give its bytes.
 _STATUS: dict[str, HTTPStatus] = {
@@ -33,18 +36,21 @@ _STATUS: dict[str, HTTPStatus] = {
     "quota_exceeded": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "storage_full": HTTPStatus.INSUFFICIENT_STORAGE,
     "storage_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
+    "internal_error": HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 # Refusals that no part is at fault for.
 REQUEST_MEANINGS = {
     "invalid_api_key": "no API key, or one that is not known here",
     "request_timeout": "the body of the request does not come, or hardly (`--limit-idle-s`)",
     "request_too_large": "the body has more bytes than one request may have (`--limit-body-mb`)",
+    "internal_error": "a fault of the server's own, such as a disk that fails; its log says which",
     "too_many_requests": "too many requests, or bytes of them, are being answered, in all or for this API key",
 }
 _TYPES = {
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
     HTTPStatus.SERVICE_UNAVAILABLE: "service_unavailable",
     HTTPStatus.INSUFFICIENT_STORAGE: "server_error",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "server_error",
 }
 _TO_BE_TRIED_AGAIN = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _RETRY_AFTER_S = 1
@@ -87,6 +93,13 @@ def add_error_handlers(app: FastAPI) -> None:
     async def shutting_down(_: Request, error: Exception) -> JSONResponse:
         return refusal("cancelled", str(error))
 
+    async def broken(_: Request, error: Exception) -> JSONResponse:
+        logger.error("a request failed", exc_info=error)
+        return refusal("internal_error", "the server cannot do this now; its log says why")
+
+    # vLLM answers with what the exception says, which for these is a path of the server.
+    app.add_exception_handler(OSError, broken)
+    app.add_exception_handler(sqlite3.Error, broken)
     # Starlette takes the handler of the most special class, so these come before vLLM's for its base classes.
     app.add_exception_handler(MediaError, media_error)
     app.add_exception_handler(MediaFetchError, media_error)

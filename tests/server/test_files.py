@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import logging
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +27,7 @@ from cope_codec.pool import CodecPool
 from cope_server.errors import add_error_handlers
 from cope_server.files.errors import FileError
 from cope_server.files.form import UploadForm
+from cope_server.files.index import FileIndex
 from cope_server.files.prefetch import Prefetches
 from cope_server.files.routes import router, uploads_of
 from cope_server.files.store import FileLimits, FileStore, Upload, is_id
@@ -540,6 +544,33 @@ def test_a_full_disk_is_a_507_and_leaves_nothing(
         assert refusal(upload(client, clip(3))) == (507, "storage_full", "file")
     assert left(tmp_path / "files") == []
     assert upload(client, clip(3)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error", "/data/files/stored/x"),
+        PermissionError(errno.EACCES, "Permission denied", "/data/files/stored/x"),
+        sqlite3.DatabaseError("database disk image is malformed: /data/files/index"),
+    ],
+)
+def test_a_disk_that_fails_is_not_described_to_the_client(
+    client: TestClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(FileIndex, "finish", fails)
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    answer = upload(client, clip(3))
+    assert refusal(answer) == (500, "internal_error", None)
+    assert "/data" not in answer.text
+    assert "/data/files" in caplog.text  # the operator learns it
+    assert left(tmp_path / "files") == []
 
 
 def test_the_form_is_read_in_pieces_of_any_size() -> None:
