@@ -143,9 +143,13 @@ def test_nobody_else_may_read_them(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "files", LIMITS)
     coming = store.begin("owner")
     path = store.local_path("owner", coming.keep("a", "vision", None).id)
+    places = [place for place in (tmp_path / "files").rglob("*")]
+    assert path in places and len([place for place in places if place.name.startswith("index.sqlite3")]) == 3
+    assert [place.name for place in places if os.stat(place).st_mode & 0o77] == []
     store.close()
-    modes = [os.stat(place).st_mode & 0o77 for place in (path, path.parent, tmp_path / "files" / "incoming")]
-    assert modes == [0, 0, 0]
+    (tmp_path / "files" / "index.sqlite3").chmod(0o644)  # as earlier versions made it
+    FileStore(tmp_path / "files", LIMITS).close()
+    assert os.stat(tmp_path / "files" / "index.sqlite3").st_mode & 0o77 == 0
 
 
 def test_an_index_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
