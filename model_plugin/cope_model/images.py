@@ -57,5 +57,7 @@ def to_square(image: Any, side: int) -> npt.NDArray[np.uint8]:
         if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
             raise ValueError(f"an image must be (H, W), (H, W, 3), (H, W, 4) or (3, H, W), not {array.shape}")
         image = Image.fromarray(np.ascontiguousarray(array).astype(np.uint8))
-    resized = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+    if image.mode != "RGB":  # else a copy, of what may be half a gigabyte
+        image = image.convert("RGB")
+    resized = image.resize((side, side), Image.Resampling.BICUBIC)
     return np.array(resized, np.uint8)
