@@ -396,7 +396,7 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
             # vLLM makes one MediaIO per part, so its arguments are this part's own.
             request = account.current.get()
             given = {"options": options} if len(plain) != len(url) else {}
-            check = {"check": request.check} if request is not None else {}
+            check = {"check": partial(request.check, part=part.part)} if request is not None else {}
             media_io.kwargs = {**media_io.kwargs, **given, **check}
         return plain, part
 
@@ -438,7 +438,7 @@ def _count_image(part: _Part) -> None:
     request = account.current.get()
     try:
         if request is not None:
-            request.check_image()
+            request.check_image(part.part)
     except account.ContextExceededError as error:
         raise MediaError("context_exceeded", str(error), parameter=part.part) from None
 

@@ -100,6 +100,29 @@ def test_options_of_the_url_reach_the_loader_and_not_the_network(host: str) -> N
     assert video.gops is None
 
 
+def test_conversations_of_a_batch_have_a_context_each() -> None:
+    tokens = PRESETS["tiny"].geometry.tokens(1, 2)
+    url = data_uri(clip(3))
+
+    async def request(*places: str) -> account.RequestVideos:
+        videos = account.RequestVideos(PRESETS["tiny"].geometry, tokens + 1)
+        account.current.set(videos)
+        for place in places:
+            await _load(make_connector(), attach(url, {}, place), video_io())
+        return videos
+
+    batch = [f"messages[{i}][0].content[0].video_url" for i in range(3)]
+    assert len(asyncio.run(request(*batch)).in_order()) == 3
+    for together in (
+        ("messages[1][0].content[0].video_url", "messages[1][2].content[0].video_url"),
+        ("messages[0].content[0].video_url", "messages[1].content[0].video_url"),
+        ("input[0].content[0]", "input[1].content[0]"),
+    ):
+        with pytest.raises(MediaError, match=f"after {tokens} of the media before it") as caught:
+            asyncio.run(request(*together))
+        assert (caught.value.code, caught.value.parameter) == ("context_exceeded", together[1])
+
+
 def test_without_options_the_defaults_hold() -> None:
     assert load(data_uri(clip(3))).plan.options == VideoOptions()
 
