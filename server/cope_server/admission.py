@@ -85,7 +85,8 @@ class Ledger:
 
 
 class Turns:
-    """Who may be at the codec workers: in order of arrival, without those whose key has its share; for one event loop.
+    """Who may be at the codec workers: first those whose key has the fewest there, among them in order of arrival, and
+    none whose key has its share. So whoever sends many keeps only themselves waiting. For one event loop.
 
     Args:
         limit: at a time.
@@ -115,15 +116,19 @@ class Turns:
                 self._call()
 
     def _call(self) -> None:
-        for entry in list(self._waiting):
-            if self._running.total() >= self.limit:
+        while self._running.total() < self.limit:
+            entry = min(filter(self._may_go, self._waiting), key=lambda one: self._running[one[0]], default=None)
+            if entry is None:
                 return
             key, called = entry
-            if key is None or not self.key_limit or self._running[key] < self.key_limit:
-                self._waiting.remove(entry)
-                self._running[key] += 1
-                if not called.done():  # else its request has been cancelled, and gives the turn back at once
-                    called.set_result(None)
+            self._waiting.remove(entry)
+            self._running[key] += 1
+            if not called.done():  # else its request has been cancelled, and gives the turn back at once
+                called.set_result(None)
+
+    def _may_go(self, entry: tuple[str | None, asyncio.Future[None]]) -> bool:
+        key = entry[0]
+        return key is None or not self.key_limit or self._running[key] < self.key_limit
 
 
 class Gate:

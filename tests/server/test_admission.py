@@ -176,6 +176,29 @@ def test_turns_are_taken_in_order_and_each_key_has_its_share() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("keys", "expected"), [("aaaabb", "aababa"), ("aaaabc", "aabaca"), ("......", "......"), ("ab" * 3, "ab" * 3)]
+)
+def test_who_sends_many_keeps_only_themselves_waiting(keys: str, expected: str) -> None:
+    async def run() -> None:
+        turns, order = Turns(2, 0), []
+        go = [asyncio.Event() for _ in keys]
+
+        async def one(key: str) -> None:
+            async with turns.turn(None if key == "." else key):
+                order.append(key)
+                await go[len(order) - 1].wait()
+
+        tasks = [asyncio.create_task(one(key)) for key in keys]
+        for event in go:
+            await asyncio.sleep(0.005)
+            event.set()
+        await asyncio.gather(*tasks)
+        assert "".join(order) == expected
+
+    asyncio.run(run())
+
+
 def test_whoever_leaves_takes_no_turn() -> None:
     async def run() -> None:
         turns, order, go = Turns(1, 0), [], asyncio.Event()

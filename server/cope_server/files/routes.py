@@ -150,7 +150,7 @@ async def _prefetch(request: Request, name: str, wanted: Prefetch) -> str:
             await prefetch(state, attach(name, wanted.options, "file"), wanted.kind)
 
     prefetches: Prefetches = state.cope_prefetches
-    return await prefetches.begin(name, wanted, work)
+    return await prefetches.begin(name, wanted, work, key)
 
 
 async def _receive(request: Request, form: UploadForm, upload: Upload) -> None:
