@@ -27,8 +27,10 @@ def decoding(data: bytes) -> Iterator[None]:
     Args:
         data: the image's file; what is none is let pass, its decoder will say so.
     """
+    from vllm.multimodal.image import open_image  # only the formats that vLLM holds for harmless
+
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(io.BytesIO(data)) as image:
             large = image.width * image.height > _MANY_PIXELS
     except Exception:  # noqa: BLE001 - Pillow's readers raise anything; also for images that are too large for it
         large = False
