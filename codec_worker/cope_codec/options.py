@@ -108,7 +108,7 @@ class VideoOptions:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> VideoOptions:
-        """Build options from JSON-like values.
+        """Build options from JSON-like values; None, JSON's null, is the default.
 
         Raises:
             CodecError: `invalid_option` for an unknown name or a value that the constructor refuses.
@@ -120,7 +120,7 @@ class VideoOptions:
                     f"unknown video option {reprlib.repr(name)}; known are {', '.join(_DEFAULTS)}",
                     param=name,
                 )
-        return cls(**values)
+        return cls(**{name: value for name, value in values.items() if value is not None})
 
     def to_mapping(self) -> dict[str, Any]:
         """The options that differ from their defaults; `from_mapping` reads it back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     from cope_model.presets import Geometry
 
 
+_BATCHED = re.compile(r"messages\[\d+\](?=\[)")  # one of a batch's conversations, in the place of a part
+
+
 class ContextExceededError(ValueError):
-    """The videos of a request take more tokens than the model's context holds."""
+    """The videos and images of a request take more tokens than the model's context holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +68,53 @@ class RequestVideos:
     context_tokens: int
     uploaded: Callable[[str], Path | None] | None = None
     loaded: list[LoadedVideo] = field(default_factory=list)
-    _planned: int = 0
+    _planned: Counter[str] = field(default_factory=Counter)  # tokens, by conversation
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def check(self, plan: VideoPlan) -> None:
+    def _count(self, tokens: int, part: str | None) -> int:
+        """Count what a part takes of its conversation's context; returns what those before it take."""
+        batched = _BATCHED.match(part or "")
+        conversation = batched[0] if batched else ""
+        with self._lock:
+            before = self._planned[conversation]
+            self._planned[conversation] += tokens
+        return before
+
+    def check(self, plan: VideoPlan, part: str | None = None) -> None:
         """Count a video's tokens before any of its frames is decoded; called from vLLM's media threads.
+
+        Args:
+            plan: of the video.
+            part: its place in the request, which tells the conversations of a batch apart.
 
         Raises:
             ContextExceededError: this video and those before it do not fit into the context.
         """
         tokens = self.geometry.tokens(plan.i_frames, plan.p_frames)
-        with self._lock:
-            before = self._planned
-            self._planned += tokens
+        before = self._count(tokens, part)
         if before + tokens >= self.context_tokens:
-            others = f" after {before:,} of the videos before it" if before else ""
+            others = f" after {before:,} of the media before it" if before else ""
             raise ContextExceededError(
                 f"the video takes {tokens:,} tokens ({plan.i_frames} keyframes, {plan.p_frames} delta slots in "
                 f"{len(plan.gops)} GOPs){others}, the model's context holds {self.context_tokens:,}; "
                 + self._advice(plan, self.context_tokens - before)
+            )
+
+    def check_image(self, part: str | None = None) -> None:
+        """Count a still image's tokens before it is fetched.
+
+        Args:
+            part: its place in the request.
+
+        Raises:
+            ContextExceededError: this image and the media before it do not fit into the context.
+        """
+        tokens = self.geometry.i_tokens
+        before = self._count(tokens, part)
+        if before + tokens >= self.context_tokens:
+            raise ContextExceededError(
+                f"the image takes {tokens:,} tokens after {before:,} of the media before it, the model's context "
+                f"holds {self.context_tokens:,}; send fewer images"
             )
 
     def _advice(self, plan: VideoPlan, room: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 import dataclasses
 import os
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.request import url2pathname
 
 import aiohttp
-from PIL import UnidentifiedImageError
+from PIL.Image import Image
+from PIL.Image import fromarray as from_array
 from urllib3.exceptions import LocationParseError
 from urllib3.util import Url
 from vllm import envs
@@ -28,7 +28,7 @@ from vllm.multimodal.media.base import MediaIO, MediaWithBytes
 from vllm.multimodal.media.image import ImageMediaIO
 from vllm.multimodal.media.video import VideoMediaIO
 
-from cope_model import account, admission, fetching, isolation, loader
+from cope_model import account, admission, fetching, images, isolation, loader, transfers
 from cope_model.addresses import AddressPolicy, RefusedUrlError
 from cope_model.extraction import in_charge
 
@@ -63,12 +63,16 @@ class _Part(MediaIO[Any]):  # type: ignore[misc]
         part: where in the request the part stands.
         elsewhere: hand videos out as they were fetched: they are opened and decoded by others, and vLLM's media
             threads, of which there are few, do not wait for them.
+        side: S, side of the model's square input, pixels: images are kept at this size, and not at their own, which
+            their senders choose. None keeps them as they are.
     """
 
-    def __init__(self, inner: MediaIO[Any], part: str, elsewhere: bool = False) -> None:
+    def __init__(self, inner: MediaIO[Any], part: str, elsewhere: bool = False, side: int | None = None) -> None:
         super().__init__()
         self.inner = inner
         self.part = part
+        self.side = side
+        self.uploaded = False  # its URL is the id of an uploaded file
         self.elsewhere = elsewhere and self.is_video
         self.decoding_since: float | None = None
 
@@ -76,6 +80,11 @@ class _Part(MediaIO[Any]):  # type: ignore[misc]
     def is_video(self) -> bool:
         """Whether our own loader reads this part."""
         return isinstance(self.inner, VideoMediaIO) and isinstance(self.inner.video_loader, loader.CoPEVideoLoader)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether this part is a still image."""
+        return isinstance(self.inner, ImageMediaIO)
 
     def get_max_bytes(self) -> int | None:
         """vLLM's limit for the modality."""
@@ -91,7 +100,16 @@ class _Part(MediaIO[Any]):  # type: ignore[misc]
         if self.elsewhere:
             return _Fetched(data)
         with self.decoding():
-            return self.inner.load_bytes(data)
+            return self._load_image(data) if self.is_image else self.inner.load_bytes(data)
+
+    def _load_image(self, data: bytes) -> Any:
+        """Decode a still image, and make it as small as the model wants it: a request may have many."""
+        with images.decoding(data):
+            media = self.inner.load_bytes(data)
+            if self.side is not None and isinstance(media, MediaWithBytes) and isinstance(media.media, Image):
+                # What the model's processor does with an image that comes as it is.
+                media.media = from_array(images.to_square(media.media, self.side))
+        return media
 
     def load_base64(self, media_type: str, data: str) -> Any:
         """Decode a data URI's payload."""
@@ -116,16 +134,35 @@ class _Part(MediaIO[Any]):  # type: ignore[misc]
             if not path.stat().st_size:
                 raise MediaError("empty_media", "the file is empty", parameter=self.part)
             if not self.is_video:
-                return self.load_bytes(path.read_bytes())
+                return self.load_bytes(self._read(path))
             with path.open("rb"):
                 pass  # readable? FFmpeg's own message would show the path
         except OSError:
-            message = "there is no such file, or it cannot be read"
-            raise MediaError("file_not_found", message, parameter=self.part) from None
+            raise self._missing() from None
         if self.elsewhere:
             return _Fetched(path)
         with self.decoding():
             return MediaWithBytes(loader.load_source(path, **self.inner.kwargs), b"")
+
+    def _missing(self) -> Exception:
+        from cope_model.media_errors import MediaError
+
+        if self.uploaded:
+            return MediaError("unknown_file", "there is no file with this id", parameter=self.part)
+        return MediaError("file_not_found", "there is no such file, or it cannot be read", parameter=self.part)
+
+    def _read(self, path: Path) -> bytes:
+        """A file that goes into memory: no larger than what may be fetched into it.
+
+        Raises:
+            MediaDownloadSizeExceededError: it is.
+        """
+        limit = fetching.size_limit(self.get_max_bytes())
+        with path.open("rb") as file:
+            data = file.read() if limit is None else file.read(limit + 1)
+        if limit is not None and len(data) > limit:
+            raise MediaDownloadSizeExceededError(limit, path.stat().st_size)
+        return data
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
@@ -144,8 +181,11 @@ class _Part(MediaIO[Any]):  # type: ignore[misc]
             raise MediaError("context_exceeded", str(error), parameter=self.part) from None
         except VLLMValidationError as error:
             raise MediaError("invalid_media", str(error.args[0]), parameter=self.part) from error
-        except (UnidentifiedImageError, OSError, ValueError) as error:
-            if self.is_video:
+        except Exception as error:
+            if self.is_video and isinstance(error, FileNotFoundError):  # removed after it had been found
+                raise self._missing() from None
+            # Pillow's readers raise anything, from SyntaxError to what it has for images of too many pixels.
+            if self.is_video or isinstance(error, MemoryError):
                 raise
             message = "the bytes cannot be read as this kind of media"
             raise MediaError("invalid_media", message, parameter=self.part) from error
@@ -275,10 +315,12 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         limits = admission.current.get()
         if limits is not None and part.is_video:
             limits.add_video(part.part)
+        if part.is_image:
+            _count_image(part)
         with ExitStack() as until_loaded:
-            with _fetching(part):
+            with _fetching(part), _held(limits, part):
                 if plain.startswith(FILE_ID):
-                    media = await asyncio.to_thread(_load_uploaded, plain, part)
+                    media = await transfers.in_thread(_load_uploaded, plain, part)
                 elif part.elsewhere and plain[:5].lower() in ("http:", "https") and self._media_cache_dir is None:
                     media = await self._download(plain, part, timeout_s, until_loaded)
                 else:
@@ -357,12 +399,13 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
             plain, options, named = detach(url)
         except CodecError as error:
             raise from_codec(error, part_of(url) or fallback) from None
-        part = _Part(media_io, named or fallback, elsewhere)
+        extraction = in_charge()
+        part = _Part(media_io, named or fallback, elsewhere, None if extraction is None else extraction.side)
         if part.is_video:
             # vLLM makes one MediaIO per part, so its arguments are this part's own.
             request = account.current.get()
             given = {"options": options} if len(plain) != len(url) else {}
-            check = {"check": request.check} if request is not None else {}
+            check = {"check": partial(request.check, part=part.part)} if request is not None else {}
             media_io.kwargs = {**media_io.kwargs, **given, **check}
         return plain, part
 
@@ -388,6 +431,7 @@ def _load_uploaded(name: str, part: _Part) -> Any:
     from cope_model.media_errors import MediaError
 
     request = account.current.get()
+    part.uploaded = True
     path = request.uploaded(name) if request is not None and request.uploaded is not None else None
     if path is None:
         raise MediaError("unknown_file", "there is no file with this id", parameter=part.part)
@@ -395,6 +439,31 @@ def _load_uploaded(name: str, part: _Part) -> Any:
         raise MediaError("invalid_media", "the file is a video, not an image", parameter=part.part)
     media = part.load_file(path)
     return dataclasses.replace(media, name=name) if isinstance(media, _Fetched) else media
+
+
+def _count_image(part: _Part) -> None:
+    """Refuse an image for which the model's context has no room: it need not be fetched."""
+    from cope_model.media_errors import MediaError
+
+    request = account.current.get()
+    try:
+        if request is not None:
+            request.check_image(part.part)
+    except account.ContextExceededError as error:
+        raise MediaError("context_exceeded", str(error), parameter=part.part) from None
+
+
+@contextmanager
+def _held(limits: admission.Admission | None, part: _Part) -> Iterator[None]:
+    """Count what is fetched into memory within the block; it stays there until the request has been answered."""
+    if limits is None:
+        yield
+        return
+    token = fetching.holding.set(partial(limits.hold_bytes, part=part.part))
+    try:
+        yield
+    finally:
+        fetching.holding.reset(token)
 
 
 def _without(kwargs: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -439,6 +508,8 @@ def _fetch_error(error: Exception, part: str) -> Exception:
 
     if isinstance(error, VLLMUnprocessableEntityError) and error.__cause__ is not None:
         error = error.__cause__  # vLLM's word for some of what its connection raises
+    if isinstance(error, MediaError | MediaFetchError):
+        return error
     if isinstance(error, RefusedUrlError):
         return MediaError("url_not_allowed", str(error), parameter=part)
     if isinstance(error, MediaDownloadSizeExceededError):

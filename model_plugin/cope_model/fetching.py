@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,8 @@ _FIRST_PAUSE_S = 0.2  # before the second attempt; each further one waits four t
 _MIB = 1 << 20
 # A look-up cannot be called back, and an attacker's name server may take its time: threads that nothing else needs.
 _lookups = ThreadPoolExecutor(32, thread_name_prefix="cope-lookup")
+# Told of the bytes that a fetch puts into memory, for the part that is being loaded; what it raises ends the fetch.
+holding: ContextVar[Callable[[int], None] | None] = ContextVar("cope_holding", default=None)
 
 
 class TooManyRedirectsError(Exception):
@@ -206,10 +209,16 @@ class GuardedConnection(HTTPConnection):  # type: ignore[misc]
         max_bytes: int | None = None,
     ) -> bytes:
         """The whole body, in memory; raises as `fetch`."""
-        body = bytearray()
+        body, hold = bytearray(), holding.get()
+
+        def write(piece: bytes) -> None:
+            if hold is not None:
+                hold(len(piece))
+            body.extend(piece)
+
         redirects = MAX_REDIRECTS if allow_redirects else 0
         limits = {"timeout_s": timeout, "max_bytes": max_bytes, "redirects": redirects}
-        await fetch(url, body.extend, self.policy, restart=body.clear, **limits)  # type: ignore[arg-type]
+        await fetch(url, write, self.policy, restart=body.clear, **limits)  # type: ignore[arg-type]
         return bytes(body)
 
     def get_bytes(

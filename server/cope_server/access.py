@@ -70,10 +70,15 @@ class KeyMiddleware:
             isolation.current.reset(token)
 
 
+def route_of(scope: Scope) -> str:
+    """The path that is asked for, without the prefix of `--root-path` and slashes at its end."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path.rstrip("/")
+
+
 def _is_open(scope: Scope) -> bool:
     """Whether anybody may ask this."""
-    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-    return scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "POST") and path.rstrip("/") in _OPEN
+    return scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "POST") and route_of(scope) in _OPEN
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, how: str) -> None:

@@ -21,13 +21,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cope_model import admission
 from cope_server import metrics
-from cope_server.access import key_name
+from cope_server.access import key_name, route_of
 from cope_server.errors import refusal
 from cope_server.limit_settings import LimitSettings
 from cope_server.pace import Pace
 
 _UPLOADS = "/v1/files"  # go to disk as they come, within limits of their own
 _MIB = 1 << 20
+_LEAST_RATE = 1024.0  # of a body, bytes per second
 
 
 class Ledger:
@@ -85,7 +86,8 @@ class Ledger:
 
 
 class Turns:
-    """Who may be at the codec workers: in order of arrival, without those whose key has its share; for one event loop.
+    """Who may be at the codec workers: first those whose key has the fewest there, among them in order of arrival, and
+    none whose key has its share. So whoever sends many keeps only themselves waiting. For one event loop.
 
     Args:
         limit: at a time.
@@ -115,15 +117,19 @@ class Turns:
                 self._call()
 
     def _call(self) -> None:
-        for entry in list(self._waiting):
-            if self._running.total() >= self.limit:
+        while self._running.total() < self.limit:
+            entry = min(filter(self._may_go, self._waiting), key=lambda one: self._running[one[0]], default=None)
+            if entry is None:
                 return
             key, called = entry
-            if key is None or not self.key_limit or self._running[key] < self.key_limit:
-                self._waiting.remove(entry)
-                self._running[key] += 1
-                if not called.done():  # else its request has been cancelled, and gives the turn back at once
-                    called.set_result(None)
+            self._waiting.remove(entry)
+            self._running[key] += 1
+            if not called.done():  # else its request has been cancelled, and gives the turn back at once
+                called.set_result(None)
+
+    def _may_go(self, entry: tuple[str | None, asyncio.Future[None]]) -> bool:
+        key = entry[0]
+        return key is None or not self.key_limit or self._running[key] < self.key_limit
 
 
 class Gate:
@@ -279,17 +285,23 @@ class AdmissionMiddleware:
                 words = f"too many requests for {whose}; try again later"
                 answer = refusal("too_many_requests", words, retry_after_s=self.gate.retry_after_s())
                 await answer(scope, receive, send)
-            elif scope["path"].rstrip("/") == _UPLOADS:
-                await self.app(scope, receive, send)
             else:
-                await _Body(self.app, ticket).answer(scope, receive, send)
+                counted = route_of(scope) != _UPLOADS
+                await _Body(self.app, ticket, counted=counted).answer(scope, receive, send)
 
 
 class _Body:
-    """A request whose body is counted while it is read, or before if its length is announced."""
+    """A request whose body is counted while it is read, or before if its length is announced, and has to come.
 
-    def __init__(self, app: ASGIApp, ticket: Ticket) -> None:
-        self._app, self._ticket = app, ticket
+    Args:
+        app: reads the body.
+        ticket: of the request.
+        counted: its bytes are; else they go where they are counted otherwise.
+    """
+
+    def __init__(self, app: ASGIApp, ticket: Ticket, *, counted: bool) -> None:
+        self._app, self._ticket, self._counted = app, ticket, counted
+        self._idle_s, self._waited_s = ticket.gate.settings.idle_s, 0.0
         self._most = ticket.gate.settings.body_mb * _MIB
         self._taken = self._read = 0
         self._refusal: JSONResponse | None = None
@@ -298,14 +310,24 @@ class _Body:
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request on, unless, and for as long as, its body may be taken."""
         length = Headers(scope=scope).get("content-length", "")
-        if length.isascii() and length.isdigit():
+        if self._counted and length.isascii() and length.isdigit():
             self._take(int(length))
+        complete = False
 
         async def counted() -> Message:
-            message = await receive()
+            nonlocal complete
+            if complete:  # what comes now is the client's leaving, for which there is time
+                return await receive()
+            try:
+                message = await self._next(receive)
+            except TimeoutError:
+                words = "nothing of the request's body, or hardly anything, has come for a while"
+                self._refusal = refusal("request_timeout", words, headers={"Connection": "close"})
+                return {"type": "http.disconnect"}
             if message["type"] == "http.request":
+                complete = not message.get("more_body", False)
                 self._read += len(message.get("body", b""))
-                if self._read > self._taken:
+                if self._counted and self._read > self._taken:
                     self._take(self._read - self._taken)
                 if self._refusal is not None:
                     return {"type": "http.disconnect"}
@@ -325,6 +347,20 @@ class _Body:
                     raise
         if self._refusal is not None and not self._begun:
             await self._refusal(scope, receive, send)
+
+    async def _next(self, receive: Receive) -> Message:
+        """The body's next piece.
+
+        Raises:
+            TimeoutError: it does not come, or the body as a whole comes too slowly; the time in which the server was
+                busy with what had come does not count.
+        """
+        left = self._idle_s + self._read / _LEAST_RATE - self._waited_s
+        since = time.monotonic()
+        async with asyncio.timeout(min(self._idle_s, left)):
+            message = await receive()
+        self._waited_s += time.monotonic() - since
+        return message
 
     def _take(self, count: int) -> None:
         held = self._ticket.gate.held

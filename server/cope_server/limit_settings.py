@@ -25,6 +25,8 @@ class LimitSettings:
         held_mb: request bodies in memory and fetched videos on disk, MiB.
         videos: videos of one request.
         body_mb: body of one request, MiB; uploads have limits of their own (`FileSettings`).
+        idle_s: how long nothing of a request's body may come, seconds; uploads too. A client that sends less than 1 KiB
+            a second has so long in all.
     """
 
     requests: int = 1024
@@ -41,6 +43,7 @@ class LimitSettings:
     key_held_mb: int = 0
     videos: int = 32
     body_mb: int = 512
+    idle_s: float = 60.0
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> LimitSettings:
@@ -68,6 +71,7 @@ _KINDS: tuple[tuple[str, type[int] | type[float], float], ...] = (
     ("key_held_mb", int, 0),
     ("videos", int, 1),
     ("body_mb", int, 1),
+    ("idle_s", float, 0.1),
 )
 
 

@@ -11,6 +11,8 @@ from cope_model import isolation
 from cope_model.url_options import attach, detach
 from cope_server.files.store import is_id
 
+_FILE_SOURCES = ("file_id", "file_data")  # of a file part, as OpenAI's; its filename says nothing
+
 PartErrorCode = Literal["invalid_part", "invalid_option", "unknown_file"]
 
 
@@ -33,7 +35,7 @@ def translate_messages(body: Mapping[str, Any]) -> dict[str, Any]:
 
     `{"type": "video_url", "video_url": {"url": U, "fps": 2}}` keeps its shape; vLLM only hands on the URL, so the
     options and the part's own path travel in its fragment. `{"type": "file", "file": {"file_id": F, "fps": 2}}` becomes
-    a video whose URL is the id of the file.
+    a video whose URL is the id of the file; `file_data` in place of `file_id` is a data URI.
 
     Args:
         body: the JSON body of a request with `messages` (for batches, a list of them); not modified.
@@ -51,8 +53,12 @@ def translate_messages(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _message(message: Any, path: str) -> Any:
-    if isinstance(message, list):  # a batch: one conversation of several
-        return [_message(entry, f"{path}[{i}]") for i, entry in enumerate(message)]
+    if isinstance(message, list):  # a batch: one conversation of several; lists within it are nobody's
+        return [_one_message(entry, f"{path}[{i}]") for i, entry in enumerate(message)]
+    return _one_message(message, path)
+
+
+def _one_message(message: Any, path: str) -> Any:
     content = message.get("content") if isinstance(message, Mapping) else None
     if not isinstance(content, list):
         return message
@@ -74,13 +80,18 @@ def _part(part: Any, path: str) -> Any:
 
 def _file_part(part: Mapping[str, Any], path: str) -> Any:
     file = part.get("file")
-    if not isinstance(file, Mapping) or not isinstance(file.get("file_id"), str):
-        raise PartError("invalid_part", "a file part needs a file_id", f"{path}.file_id")
-    if not is_id(file["file_id"]):
+    values = dict(file) if isinstance(file, Mapping) else {}
+    values.pop("filename", None)
+    given = {name: source for name in _FILE_SOURCES if (source := values.pop(name, None)) is not None}
+    (name, url), *others = given.items() or [("", None)]
+    if others or not isinstance(url, str):
+        raise PartError("invalid_part", "a file part needs a file_id, or else file_data", f"{path}.file_id")
+    if name == "file_id" and not is_id(url):
         raise PartError("unknown_file", "there is no file with this id", path)
-    values = {name: value for name, value in file.items() if name != "file_id"}
+    if name == "file_data" and not url.startswith("data:"):
+        raise PartError("invalid_part", "file_data must be a data URI", f"{path}.file_data")
     try:
-        url = attach(file["file_id"], VideoOptions.from_mapping(values).to_mapping(), path)
+        url = attach(url, VideoOptions.from_mapping(values).to_mapping(), path)
     except CodecError as error:
         raise PartError("invalid_option", str(error), f"{path}.{error.param}") from error
     rest = {name: value for name, value in part.items() if name != "file"}

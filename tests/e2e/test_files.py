@@ -18,7 +18,7 @@ import pytest
 from clips import clip
 from messages import data_uri, planned_tokens, text, user, video
 from requirements import require
-from serving import Server, start, stop
+from serving import Server, metric, start, stop
 
 MODEL = "cope-tiny"
 QUESTION = text("What moves?")
@@ -117,12 +117,15 @@ def test_a_file_is_answered_like_its_bytes(client: openai.OpenAI) -> None:
     assert usage.model_extra["video"] == account
 
 
-def test_a_second_question_on_a_file_is_read_from_the_prefix_cache(client: openai.OpenAI) -> None:
-    data = clip(12, seed=31)
+def test_a_second_question_on_a_file_costs_its_words_only(server: Server, client: openai.OpenAI) -> None:
+    data = clip(40, seed=31)
     name = uploaded(client, data)
     ask(client, file_part(name))
+    warm = 'cope_e2e_latency_seconds_count{cache="warm",input="codec"}'
+    before = metric(server, warm)
     usage = ask(client, file_part(name), text("Which way?")).usage
-    assert usage.prompt_tokens_details.cached_tokens >= 0.85 * planned_tokens(data)
+    assert usage.prompt_tokens_details.cached_tokens >= 0.9 * planned_tokens(data)
+    assert metric(server, warm) == before + 1  # nothing was decoded
 
 
 @pytest.mark.parametrize("kind", ["primitives", "prefill"])

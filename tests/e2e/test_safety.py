@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import struct
 import sys
+import zlib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +16,7 @@ import openai
 import psutil
 import pytest
 from clips import clip
-from messages import image, text, user, video
+from messages import data_uri, image, text, user, video
 from requirements import require
 from serving import Server, start, stop
 
@@ -173,6 +175,13 @@ GIVEAWAY = re.compile(
 )
 
 
+def bomb() -> bytes:
+    """The beginning of a PNG of a thousand million pixels."""
+    header = struct.pack(">IIBBBBB", 1 << 15, 1 << 15, 1, 0, 0, 0, 0)
+    chunk = struct.pack(">I", len(header)) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 100) + b"IDAT"
+
+
 def bad_inputs(folder: Path) -> list[tuple[str, Any]]:
     """Requests that cannot be answered, of many kinds."""
     chat = "/v1/chat/completions"
@@ -203,11 +212,16 @@ def bad_inputs(folder: Path) -> list[tuple[str, Any]]:
     parts += [{"type": "video_url"}, {"type": "video_url", "video_url": 5}, {"type": "nonsense"}, {}, 5, None, [[]]]
     parts += [video(b"\0" * 1000, fps="x"), video(b"x", speed=1), {"type": "text"}, {"type": "text", "text": 5}]
     parts += [{"type": "video_url", "video_url": None, "uuid": "unknown"}, {"type": "image_url", "uuid": "unknown"}]
+    parts += [{"type": "image_url", "image_url": {"url": data_uri(bomb(), "image/png")}}]
+    parts += [{"type": kind, kind: "x"} for kind in ("image_pil", "image_embeds", "video_embeds", "audio_url")]
+    parts += [{"type": "input_image", "image_url": "file:///etc/passwd"}, {"type": ["file"], "file": {}}]
+    parts += [{"type": "file", "file": {"file_data": "file:///etc/passwd"}}, {"type": "prompt_embeds", "data": "x"}]
     bodies: list[tuple[str, Any]] = [(chat, {"messages": [{"role": "user", "content": [part]}]}) for part in parts]
     bodies += [
         (chat, body)
         for body in (b"", b"{", b"[]", b"null", b"\xff", b'{"model": 5}', b'{"messages": "x"}', b'{"messages": [5]}')
     ]
+    bodies += [(chat, b'{"messages": ' + b"[" * depth + b"]" * depth + b"}") for depth in (900, 100_000)]
     hello = user(text("x"))
     bodies += [
         (chat, {"messages": hello, **wrong})

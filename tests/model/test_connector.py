@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -99,6 +100,29 @@ def test_options_of_the_url_reach_the_loader_and_not_the_network(host: str) -> N
     assert video.gops is None
 
 
+def test_conversations_of_a_batch_have_a_context_each() -> None:
+    tokens = PRESETS["tiny"].geometry.tokens(1, 2)
+    url = data_uri(clip(3))
+
+    async def request(*places: str) -> account.RequestVideos:
+        videos = account.RequestVideos(PRESETS["tiny"].geometry, tokens + 1)
+        account.current.set(videos)
+        for place in places:
+            await _load(make_connector(), attach(url, {}, place), video_io())
+        return videos
+
+    batch = [f"messages[{i}][0].content[0].video_url" for i in range(3)]
+    assert len(asyncio.run(request(*batch)).in_order()) == 3
+    for together in (
+        ("messages[1][0].content[0].video_url", "messages[1][2].content[0].video_url"),
+        ("messages[0].content[0].video_url", "messages[1].content[0].video_url"),
+        ("input[0].content[0]", "input[1].content[0]"),
+    ):
+        with pytest.raises(MediaError, match=f"after {tokens} of the media before it") as caught:
+            asyncio.run(request(*together))
+        assert (caught.value.code, caught.value.parameter) == ("context_exceeded", together[1])
+
+
 def test_without_options_the_defaults_hold() -> None:
     assert load(data_uri(clip(3))).plan.options == VideoOptions()
 
@@ -163,6 +187,42 @@ def test_an_uploaded_file_is_read_in_place(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(MediaError, match="not an image") as caught:
         in_request(uploaded, attach("file-abc", {}, PART), ImageMediaIO())
     assert (caught.value.code, caught.value.parameter) == ("invalid_media", PART)
+
+
+def test_files_on_their_way_do_not_keep_others_waiting(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_bytes(clip(3))
+    arrived = threading.Event()
+
+    def uploaded(_: str) -> Path:
+        assert arrived.wait(60)  # an object store takes its time
+        return tmp_path / "upload"
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        account.current.set(account.RequestVideos(PRESETS["tiny"].geometry, 4096, uploaded))
+        coming = [
+            asyncio.create_task(_load(make_connector(), attach("file-abc", {}, PART), video_io())) for _ in range(4)
+        ]
+        await asyncio.sleep(0)
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 10) == 1
+        assert not any(task.done() for task in coming)
+        arrived.set()
+        assert all(media.media is not None for media in await asyncio.gather(*coming))
+
+    asyncio.run(run())
+
+
+def test_a_file_that_vanishes_in_this_moment_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise FileNotFoundError(str(tmp_path))
+
+    (tmp_path / "upload").write_bytes(clip(3))
+    monkeypatch.setattr(loader, "load_source", gone)
+    with pytest.raises(MediaError, match="no file with this id") as caught:
+        in_request(lambda _: tmp_path / "upload", attach("file-abc", {}, PART), video_io())
+    assert (caught.value.code, caught.value.parameter) == ("unknown_file", PART)
+    served = attach((tmp_path / "upload").as_uri(), {}, PART)
+    assert failure(served, make_connector(allowed_local_media_path=str(tmp_path))).code == "file_not_found"
 
 
 def test_a_file_that_is_not_the_requests_own_is_unknown() -> None:

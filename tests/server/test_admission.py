@@ -213,6 +213,29 @@ def test_turns_are_taken_in_order_and_each_key_has_its_share() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("keys", "expected"), [("aaaabb", "aababa"), ("aaaabc", "aabaca"), ("......", "......"), ("ab" * 3, "ab" * 3)]
+)
+def test_who_sends_many_keeps_only_themselves_waiting(keys: str, expected: str) -> None:
+    async def run() -> None:
+        turns, order = Turns(2, 0), []
+        go = [asyncio.Event() for _ in keys]
+
+        async def one(key: str) -> None:
+            async with turns.turn(None if key == "." else key):
+                order.append(key)
+                await go[len(order) - 1].wait()
+
+        tasks = [asyncio.create_task(one(key)) for key in keys]
+        for event in go:
+            await asyncio.sleep(0.005)
+            event.set()
+        await asyncio.gather(*tasks)
+        assert "".join(order) == expected
+
+    asyncio.run(run())
+
+
 def test_whoever_leaves_takes_no_turn() -> None:
     async def run() -> None:
         turns, order, go = Turns(1, 0), [], asyncio.Event()
@@ -239,13 +262,14 @@ def test_whoever_leaves_takes_no_turn() -> None:
     asyncio.run(run())
 
 
-def make_app(answer: Callable[[Request], Awaitable[Any]], **limits: int) -> tuple[httpx.AsyncClient, Gate]:
-    app, gate = FastAPI(), Gate(LimitSettings(**limits))
+def make_app(answer: Callable[[Request], Awaitable[Any]], **limits: float) -> tuple[httpx.AsyncClient, Gate]:
+    app, gate = FastAPI(), Gate(LimitSettings(**limits))  # type: ignore[arg-type]  # tests know which are whole
     app.add_middleware(AdmissionMiddleware, gate=gate)
 
     @app.middleware("http")  # outside: in place of the one that asks for keys
     async def named(request: Request, call_next: Any) -> Any:
         request.scope.setdefault("state", {})["cope_key"] = request.headers.get("who")
+        request.scope["root_path"] = request.headers.get("root", "")
         return await call_next(request)
 
     @app.api_route("/{path:path}", methods=["GET", "POST"])
@@ -339,6 +363,51 @@ def test_bodies_are_limited_together(announced: bool) -> None:
         go.set()
         assert (await first).json() == {"bytes": MIB}
         assert gate.held.total == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("path", ["/x", "/v1/files"])
+@pytest.mark.parametrize("way", ["stalls", "drips"])
+def test_a_body_that_does_not_come_gives_its_place_back(path: str, way: str) -> None:
+    async def run() -> None:
+        async def slow() -> Any:
+            yield bytes(10)
+            for _ in range(1000):
+                await asyncio.sleep(60 if way == "stalls" else 0.02)
+                yield b"x"  # 50 bytes a second
+
+        client, gate = make_app(read, idle_s=0.3)
+        answer = await asyncio.wait_for(client.post(path, content=slow()), 20)
+        assert code_of(answer) == (408, "request_timeout", None)
+        assert answer.headers["connection"] == "close"
+        assert gate.requests.total == gate.held.total == 0
+
+    asyncio.run(run())
+
+
+def test_neither_a_slow_server_nor_a_slow_answer_is_taken_for_a_slow_body() -> None:
+    async def run() -> None:
+        async def busy(request: Request) -> dict[str, int]:
+            size = 0
+            async for piece in request.stream():
+                size += len(piece)
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.3)
+            return {"bytes": size}
+
+        client, _ = make_app(busy, idle_s=0.2)
+        assert (await client.post("/x", content=pieces(8, 64))).json() == {"bytes": 512}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("prefix", ["", "/video"])
+def test_uploads_have_their_own_limits_also_behind_a_prefix(prefix: str) -> None:
+    async def run() -> None:
+        client, _ = make_app(read, body_mb=1)
+        answer = await client.post(f"{prefix}/v1/files/", content=bytes(MIB + 1), headers={"root": prefix})
+        assert answer.json() == {"bytes": MIB + 1}
 
     asyncio.run(run())
 

@@ -32,6 +32,10 @@ def client() -> TestClient:
         with ending_clearly():
             raise RuntimeError(words)
 
+    @app.post("/body")
+    def body(_: dict[str, object]) -> None:
+        pass
+
     @app.get("/{code}")
     def fail(code: str) -> None:
         if code == "unreachable_url":
@@ -95,6 +99,25 @@ def test_a_full_disk_is_the_servers_own(client: TestClient) -> None:
         "param": PART,
         "code": "storage_full",
     }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/no/such/path", 404, "unknown_route"),
+        ("PUT", "/invalid_video", 405, "method_not_allowed"),
+        ("POST", "/body", 400, "invalid_request"),
+    ],
+)
+def test_what_no_route_takes_is_refused_in_openais_shape(
+    client: TestClient, method: str, path: str, status: int, code: str
+) -> None:
+    before = refusals(code)
+    answer = client.request(method, path, content=b"[" * 100_000, headers={"content-type": "application/json"})
+    assert (answer.status_code, set(answer.json())) == (status, {"error"})
+    assert answer.json()["error"]["code"] == code
+    assert refusals(code) == before + 1
+    assert ("allow" in answer.headers) == (status == 405)
 
 
 def test_every_code_has_a_meaning() -> None:

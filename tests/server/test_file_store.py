@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from cope_server import cli, file_settings
 from cope_server.file_settings import FileSettings
+from cope_server.files.errors import FileError
 from cope_server.files.store import FileLimits, FileStore
 from cope_server.files.sweeping import keep_swept
 
@@ -97,6 +99,27 @@ def test_what_a_living_process_receives_is_not_swept(tmp_path: Path) -> None:
     store.close()
 
 
+def test_an_upload_that_ends_while_the_index_cannot_be_written_is_forgotten_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileStore(tmp_path, FileLimits(file_bytes=10, owner_bytes=100, owner_files=1))
+
+    def full(_: str) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._index, "forget", full)
+        coming = store.begin("owner")
+        coming.write([b"half"])
+        coming.discard()  # says nothing: what went wrong before is what the client is told
+    assert list((tmp_path / "incoming").iterdir()) == []
+    with pytest.raises(FileError, match="may keep"):
+        store.begin("owner")
+    store.sweep()
+    store.begin("owner").discard()
+    store.close()
+
+
 def test_processes_that_start_together_share_the_folder(tmp_path: Path) -> None:
     processes = [child(tmp_path, "arriving") for _ in range(4)]
     done = [read_line(process) for process in processes]
@@ -120,9 +143,13 @@ def test_nobody_else_may_read_them(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "files", LIMITS)
     coming = store.begin("owner")
     path = store.local_path("owner", coming.keep("a", "vision", None).id)
+    places = [place for place in (tmp_path / "files").rglob("*")]
+    assert path in places and len([place for place in places if place.name.startswith("index.sqlite3")]) == 3
+    assert [place.name for place in places if os.stat(place).st_mode & 0o77] == []
     store.close()
-    modes = [os.stat(place).st_mode & 0o77 for place in (path, path.parent, tmp_path / "files" / "incoming")]
-    assert modes == [0, 0, 0]
+    (tmp_path / "files" / "index.sqlite3").chmod(0o644)  # as earlier versions made it
+    FileStore(tmp_path / "files", LIMITS).close()
+    assert os.stat(tmp_path / "files" / "index.sqlite3").st_mode & 0o77 == 0
 
 
 def test_an_index_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import logging
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,9 +27,10 @@ from cope_codec.pool import CodecPool
 from cope_server.errors import add_error_handlers
 from cope_server.files.errors import FileError
 from cope_server.files.form import UploadForm
+from cope_server.files.index import FileIndex
 from cope_server.files.prefetch import Prefetches
 from cope_server.files.routes import router, uploads_of
-from cope_server.files.store import FileLimits, FileStore, is_id
+from cope_server.files.store import FileLimits, FileStore, Upload, is_id
 
 LIMITS = FileLimits(file_bytes=1 << 20, owner_bytes=4 << 20, owner_files=5)
 START = 1_700_000_000
@@ -435,6 +440,40 @@ def test_a_cancelled_upload_leaves_nothing(app: FastAPI, store: FileStore, tmp_p
     assert store._index.names() == set()
 
 
+def test_files_that_are_being_kept_do_not_keep_others_waiting(
+    app: FastAPI, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, kept = Upload.keep, threading.Event()
+
+    inside: list[Any] = []
+
+    def slow(self: Upload, *args: Any) -> Any:
+        loop, waits = inside
+        loop.call_soon_threadsafe(waits.release)
+        assert kept.wait(60)  # an object store takes its time
+        return keep(self, *args)
+
+    monkeypatch.setattr(Upload, "keep", slow)
+    body = form(PURPOSE, ('name="file"; filename="a.mp4"', clip(3)))
+
+    async def run() -> None:
+        # One for the files that are kept, if they took it, and one for the codec worker's task.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        waits = asyncio.Semaphore(0)
+        inside[:] = asyncio.get_running_loop(), waits
+        coming = [asyncio.create_task(call(app, [{"type": "http.request", "body": body}])) for _ in range(3)]
+        headers = {"authorization": "Bearer first"}
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://h", headers=headers) as asks:
+            for _ in coming:
+                await asyncio.wait_for(waits.acquire(), 30)
+            assert (await asyncio.wait_for(asks.get("/v1/files"), 10)).json()["data"] == []
+            assert not any(task.done() for task in coming)
+            kept.set()
+            assert [(await task)[0]["status"] for task in coming] == [200, 200, 200]
+
+    asyncio.run(run())
+
+
 def test_a_file_deleted_while_it_is_sent_is_sent_whole(app: FastAPI, store: FileStore, client: TestClient) -> None:
     data = padded(LIMITS.file_bytes)
     name = upload(client, data).json()["id"]
@@ -507,6 +546,33 @@ def test_a_full_disk_is_a_507_and_leaves_nothing(
     assert upload(client, clip(3)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error", "/data/files/stored/x"),
+        PermissionError(errno.EACCES, "Permission denied", "/data/files/stored/x"),
+        sqlite3.DatabaseError("database disk image is malformed: /data/files/index"),
+    ],
+)
+def test_a_disk_that_fails_is_not_described_to_the_client(
+    client: TestClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(FileIndex, "finish", fails)
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    answer = upload(client, clip(3))
+    assert refusal(answer) == (500, "internal_error", None)
+    assert "/data" not in answer.text
+    assert "/data/files" in caplog.text  # the operator learns it
+    assert left(tmp_path / "files") == []
+
+
 def test_the_form_is_read_in_pieces_of_any_size() -> None:
     data = bytes(range(256)) * 3 + b"\r\n--\r\n-x\r\n--y\r"
     body = form(PURPOSE, ('name="expires_after[anchor]"', b"created_at"), ('name="file"; filename="a"', data))
@@ -516,6 +582,23 @@ def test_the_form_is_read_in_pieces_of_any_size() -> None:
         got = b"".join(piece for chunk in in_pieces(body, size) for piece in found.feed(chunk))
         found.finish()
         assert (got, found.filename, found.purpose, found.expires_after_s) == (data, "a", "vision", 7200)
+
+
+@pytest.mark.parametrize("way", ["fields", "before", "behind"])
+def test_a_form_does_not_grow_beside_its_file(way: str) -> None:
+    form = UploadForm("multipart/form-data; boundary=x")
+    part = b'--x\r\ncontent-disposition: form-data; name="options[%s]"\r\n\r\n' + b"9" * 200 + b"\r\n"
+    whole = b'--x\r\ncontent-disposition: form-data; name="file"\r\n\r\n' + bytes(1 << 20) + b"\r\n--x--\r\n"
+    names = (first + second for first in "abcdefghij" for second in "abcdefghij")
+    pieces = {
+        "fields": [part % name.encode() for name in names],
+        "before": [b"\r\n" * 500] * 100,
+        "behind": [whole, *[b"x" * 1000] * 100],
+    }[way]
+    with pytest.raises(FileError) as caught:
+        for piece in pieces:
+            form.feed(piece)
+    assert (caught.value.code, str(caught.value)) == ("invalid_upload", "the form has too much beside its file")
 
 
 def test_the_published_schema_names_every_field(app: FastAPI) -> None:

@@ -66,6 +66,20 @@ def test_a_file_becomes_a_video_whose_url_is_its_id() -> None:
         assert (url, options.to_mapping(), place) == (ID, {"fps": 2.0}, "messages[1].content[0].file")
 
 
+def test_a_file_may_come_with_the_request() -> None:
+    data = "data:video/mp4;base64,AAAA"
+    (_, user) = translate_messages(body(file(file_data=data, filename="a.mp4", fps=2, file_id=None)))["messages"]
+    url, options, place = detach(user["content"][0]["video_url"]["url"])
+    assert (url, options.to_mapping(), place) == (data, {"fps": 2.0}, "messages[1].content[0].file")
+
+
+def test_lists_in_lists_are_left_to_vllm() -> None:
+    nested: list[Any] = []
+    for _ in range(900):  # as deep as a JSON parser goes
+        nested = [nested]
+    assert translate_messages({"messages": nested}) == {"messages": nested}
+
+
 @pytest.mark.parametrize(
     "name", ["", "a", "file-", "/etc/passwd", "file-../../x", f"{ID}x", f"{ID}#cope:fps=2", "file:///a"]
 )
@@ -82,6 +96,10 @@ def test_what_cannot_be_the_id_of_a_file_is_an_unknown_file(name: str) -> None:
         (file(file_id=ID, frames=8, fps=2), "messages[1].content[0].file.fps"),
         (file(file_id=5), "messages[1].content[0].file.file_id"),
         (file(), "messages[1].content[0].file.file_id"),
+        (file(file_id=ID, file_data="data:video/mp4;base64,AAAA"), "messages[1].content[0].file.file_id"),
+        (file(file_data="AAAA"), "messages[1].content[0].file.file_data"),
+        (file(file_data="file:///etc/passwd"), "messages[1].content[0].file.file_data"),
+        (file(filename="a.mp4"), "messages[1].content[0].file.file_id"),
         ({"type": "file", "file": ID}, "messages[1].content[0].file.file_id"),
         (video(speed=2), "messages[1].content[0].video_url.speed"),
         (video(fps="fast"), "messages[1].content[0].video_url.fps"),

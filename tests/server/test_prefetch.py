@@ -99,6 +99,35 @@ def test_what_is_cancelled_is_told_and_frees_its_turn(store: FileStore) -> None:
     asyncio.run(run())
 
 
+def test_one_key_keeps_others_neither_out_nor_waiting(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "_MOST_OF_KEY", 3)
+
+    async def run() -> None:
+        prefetches, go, order = Prefetches(store, at_once=2), asyncio.Event(), []
+
+        names = [kept(store) for _ in range(5)]
+
+        async def begin(key: str, name: str) -> str:
+            async def work() -> None:
+                order.append(key)
+                await go.wait()
+
+            return str(json.loads(await prefetches.begin(name, WANTED, work, key)).get("error"))
+
+        assert [await begin("alice", name) for name in names[:4]] == ["None", "None", "None", "queue_full"]
+        assert [await begin("bob", names[3]), await begin("alice", names[4])] == ["None", "queue_full"]
+        await asyncio.sleep(0.2)
+        go.set()
+        while len(order) < 4:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+        assert order[:2] == ["alice", "alice"] and sorted(order[2:]) == ["alice", "bob"]
+        await asyncio.sleep(0.2)
+        assert await begin("alice", names[4]) == "None"
+        await prefetches.close()
+
+    asyncio.run(run())
+
+
 def test_too_many_fail_at_once_and_the_file_stays(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefetch, "MOST_WAITING", 1)
 

@@ -22,6 +22,7 @@ LEAST_EXPIRY_S, MOST_EXPIRY_S = 3600, 30 * 24 * 3600  # as OpenAI's
 _FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]", "prefetch")
 _OPTION = re.compile(r"options\[([a-z_]{1,32})\]")  # as the official client writes `extra_body={"options": {...}}`
 _MOST_FIELD_BYTES = 256
+MOST_OTHER_BYTES = 16 << 10  # of a body, beside the file: boundaries, headers and the other fields
 _MOST_NAME_CHARACTERS = 255
 
 
@@ -59,6 +60,7 @@ class UploadForm:
         self._field = bytearray()
         self._seen: set[str] = set()
         self._ended = False
+        self._other_bytes = 0
         callbacks: dict[str, Callable[..., None]] = {
             "on_part_begin": self._begin_part,
             "on_header_field": self._header_name,
@@ -88,6 +90,9 @@ class UploadForm:
         except FormParserError:
             raise _invalid("the body is no multipart form", None) from None
         pieces, self._pieces = self._pieces, []
+        self._other_bytes += len(data) - sum(map(len, pieces))
+        if self._other_bytes > MOST_OTHER_BYTES:  # fields without end would fill the memory
+            raise _invalid("the form has too much beside its file", None)
         return pieces
 
     def finish(self) -> None:

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,7 @@ class FileIndex:
         guard = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(guard, fcntl.LOCK_EX)
+            _keep_private(path)
             self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             try:
                 self._set_up()
@@ -293,3 +294,14 @@ class FileIndex:
         """Ids of all files, whoever's and in whatever state."""
         with self._lock:
             return {str(row[0]) for row in self._db.execute("SELECT id FROM files")}
+
+
+def _keep_private(path: Path) -> None:
+    """Let nobody else read the ids and names in it; SQLite gives its other files the same mode."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        # By name: to close a descriptor of the file would give up the locks that this process may hold on it.
+        for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+            with suppress(FileNotFoundError, PermissionError):
+                file.chmod(0o600)

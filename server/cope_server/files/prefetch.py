@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from cope_server.admission import Turns
 from cope_server.files.store import FileStore
 
 logger = logging.getLogger("vllm.cope_server.files")  # below vLLM's logger, so that its settings apply
@@ -16,6 +17,7 @@ logger = logging.getLogger("vllm.cope_server.files")  # below vLLM's logger, so 
 PrefetchKind = Literal["primitives", "prefill"]
 KINDS: tuple[str, ...] = get_args(PrefetchKind)
 MOST_WAITING = 64  # in one process; what is asked for beyond fails, the file itself is kept
+_MOST_OF_KEY = MOST_WAITING // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,47 +43,52 @@ class Prefetches:
 
     Args:
         store: whose files they are for.
-        at_once: how many run; the others wait.
+        at_once: how many run; the others wait, and those of a key that has none running go first.
     """
 
     def __init__(self, store: FileStore, at_once: int) -> None:
         self._store = store
-        self._turn = asyncio.Semaphore(at_once)
+        self._turns = Turns(at_once, 0)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._keys: dict[str, str | None] = {}  # of whom each task is
         self._closed = False
 
-    async def begin(self, name: str, wanted: Prefetch, work: Callable[[], Awaitable[None]]) -> str:
+    async def begin(
+        self, name: str, wanted: Prefetch, work: Callable[[], Awaitable[None]], key: str | None = None
+    ) -> str:
         """Start, or wait for a turn; the task runs in a copy of the caller's context.
 
         Args:
             name: the file's id.
             wanted: what is asked for.
             work: does it; what it raises is the end of it.
+            key: name of the API key that asks; None where there are none.
 
         Returns:
             The state, as `Prefetch.described` gives it.
         """
         told = wanted.described("queued")
         await asyncio.to_thread(self._store.begin_prefetch, name, told)
-        if self._closed or len(self._tasks) >= MOST_WAITING:
+        of_key = 0 if key is None else sum(one == key for one in self._keys.values())
+        if self._closed or len(self._tasks) >= MOST_WAITING or of_key >= _MOST_OF_KEY:
             told = wanted.described("failed", "cancelled" if self._closed else "queue_full")
             await asyncio.to_thread(self._store.note_prefetch, name, told, ended=True)
             return told
-        task = asyncio.create_task(self._run(name, wanted, work))
-        self._tasks[name] = task
+        task = asyncio.create_task(self._run(name, wanted, work, key))
+        self._tasks[name], self._keys[name] = task, key
         task.add_done_callback(lambda ended: self._forget(name, ended))
         return told
 
     def _forget(self, name: str, task: asyncio.Task[None]) -> None:
         if self._tasks.get(name) is task:
-            del self._tasks[name]
+            del self._tasks[name], self._keys[name]
 
-    async def _run(self, name: str, wanted: Prefetch, work: Callable[[], Awaitable[None]]) -> None:
+    async def _run(self, name: str, wanted: Prefetch, work: Callable[[], Awaitable[None]], key: str | None) -> None:
         async def end(status: str, error: str | None = None) -> None:
             await asyncio.to_thread(self._store.note_prefetch, name, wanted.described(status, error), ended=True)
 
         try:
-            async with self._turn:
+            async with self._turns.turn(key):
                 await asyncio.to_thread(self._store.note_prefetch, name, wanted.described("running"))
                 await work()
         except Exception as error:

@@ -18,9 +18,10 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from cope_codec.errors import CodecError
+from cope_model.transfers import in_thread
 from cope_server.access import key_name
 from cope_server.files.errors import FileError
-from cope_server.files.form import LEAST_EXPIRY_S, MOST_EXPIRY_S, PURPOSES, UploadForm
+from cope_server.files.form import LEAST_EXPIRY_S, MOST_EXPIRY_S, MOST_OTHER_BYTES, PURPOSES, UploadForm
 from cope_server.files.index import StoredFile
 from cope_server.files.prefetch import KINDS, Prefetch, Prefetches, prefetch
 from cope_server.files.store import ID_PATTERN, FileStore, Upload
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 _NOBODY = "everyone"  # owner of all files where the server asks for no key
 _MOST_PAGE = 10_000  # as OpenAI's
-# Of a body, beside the file: boundaries, headers and the other fields.
-_MOST_FORM_BYTES = 16 << 10
 _MOST_DIGITS = 19  # of a length that means anything
 _WRITE_BYTES = 1 << 20  # a thread is worth its while for so much
 
@@ -121,12 +120,12 @@ async def create_file(request: Request) -> JSONResponse:
     store = _store(request.app.state)
     length = request.headers.get("content-length", "")
     at_most = int(length) if length.isascii() and length.isdigit() and len(length) < _MOST_DIGITS else None
-    at_least = max(0, (at_most or 0) - _MOST_FORM_BYTES)
+    at_least = max(0, (at_most or 0) - MOST_OTHER_BYTES)
     upload = await asyncio.to_thread(store.begin, owner_of(request), at_least, at_most)
     try:
         await _receive(request, form, upload)
         await _check_type(request.app.state.cope_codec_executor, upload)
-        file = await asyncio.to_thread(upload.keep, form.filename, form.purpose, form.expires_after_s)
+        file = await in_thread(upload.keep, form.filename, form.purpose, form.expires_after_s)
     finally:
         await asyncio.to_thread(upload.discard)
     if form.prefetch is not None:
@@ -151,7 +150,7 @@ async def _prefetch(request: Request, name: str, wanted: Prefetch) -> str:
             await prefetch(state, attach(name, wanted.options, "file"), wanted.kind)
 
     prefetches: Prefetches = state.cope_prefetches
-    return await prefetches.begin(name, wanted, work)
+    return await prefetches.begin(name, wanted, work, key)
 
 
 async def _receive(request: Request, form: UploadForm, upload: Upload) -> None:
@@ -232,7 +231,7 @@ async def retrieve_file(request: Request, file_id: FileId) -> JSONResponse:
 @router.get("/v1/files/{file_id}/content", response_class=Response)
 async def file_content(request: Request, file_id: FileId) -> Response:
     """The bytes of a file, or those of a `Range`."""
-    return await asyncio.to_thread(_opened, _store(request.app.state), owner_of(request), file_id)
+    return await in_thread(_opened, _store(request.app.state), owner_of(request), file_id)
 
 
 @router.delete("/v1/files/{file_id}")

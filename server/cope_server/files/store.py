@@ -72,6 +72,7 @@ class FileStore:
         self._storage = storage if storage is not None else LocalStorage(folder / "stored")
         self._now = now
         self._index = FileIndex(folder / "index.sqlite3")
+        self._unwanted: set[str] = set()  # rows of uploads that ended while the index could not be written
         self._process = secrets.token_hex(8)
         self._alive = _hold(self._processes / self._process)
 
@@ -107,7 +108,7 @@ class FileStore:
             with _telling_why_not():
                 return Upload(self, name, owner, allowed)
         except BaseException:
-            self._index.forget(name)
+            self._forget(name)
             raise
 
     def get(self, owner: str, name: str, parameter: str = "file_id") -> StoredFile:
@@ -205,6 +206,9 @@ class FileStore:
 
     def sweep(self) -> None:
         """Remove what has expired, and what processes have left that are gone."""
+        for name in list(self._unwanted):
+            self._index.forget(name)
+            self._unwanted.discard(name)
         for name in self._index.expire(self._time()):
             self._storage.delete(name)
         finished = self._index.finished() if self._storage.shared else set()
@@ -224,6 +228,14 @@ class FileStore:
                 (self._incoming / name).unlink(missing_ok=True)
         if gone := self._storage.sweep(finished):
             self._index.drop(gone)
+
+    def _forget(self, name: str) -> None:
+        """Drop the row of an upload that has ended, or have the next sweep do it: until then it counts for its key."""
+        try:
+            self._index.forget(name)
+        except sqlite3.OperationalError as error:  # the disk is full, or others hold the index
+            logger.warning("the row of an upload could not be dropped now: %s", error)
+            self._unwanted.add(name)
 
     def _time(self) -> int:
         return int(self._now())
@@ -299,7 +311,7 @@ class Upload:
             except StorageUnavailableError:
                 # Its record, which is written last, is hardly there; without one, a sweep takes the rest.
                 logger.warning("what there may be of an upload could not be deleted now")
-            self._store._index.forget(self._name)
+            self._store._forget(self._name)
 
     def _end(self) -> None:
         os.close(self._fd)
