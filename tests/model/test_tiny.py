@@ -49,11 +49,14 @@ def test_two_builds_are_byte_identical(tiny_dir: Path, tmp_path: Path) -> None:
 
 
 def test_the_bundled_model_has_the_files_of_its_preset(tiny_dir: Path) -> None:
-    """Or the preset, the corpus or the chat template has changed since it was trained."""
+    """Or the preset, the corpus or the chat template has changed since it was trained. Training made it deeper."""
     bundled = digests(bundled_model())
     assert set(bundled) == {*FILES, "README.md", "training.json", "eval.json"}
-    for name in FILES - {"model.safetensors"}:
+    for name in FILES - {"model.safetensors", "config.json"}:
         assert bundled[name] == digests(tiny_dir)[name], name
+    config, preset = (json.loads((path / "config.json").read_text()) for path in (bundled_model(), tiny_dir))
+    preset["text_config"] |= {"num_hidden_layers": 8, "layer_types": ["full_attention"] * 8}
+    assert config == preset
     assert (bundled_model() / "model.safetensors").stat().st_size < 24e6
 
 

@@ -48,7 +48,7 @@ def by_keyframes(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def card(report: dict[str, Any], facts: dict[str, Any], parameters: int) -> str:
+def card(report: dict[str, Any], facts: dict[str, Any], parameters: int, layers: int) -> str:
     """The model card."""
     runs: list[tuple[str, Any]] = [(name, facts[name]) for name in ("vision", "pretrain", "decode") if name in facts]
     runs += [(f"finetune, part {number}", run) for number, run in enumerate(facts["finetune"], 1)]
@@ -62,6 +62,7 @@ def card(report: dict[str, Any], facts: dict[str, Any], parameters: int) -> str:
         .read_text(encoding="utf-8")
         .format(
             parameters=parameters,
+            layers=layers,
             clips=facts["finetune"][-1]["clips"],
             stages=stages,
             chances=", ".join(f"{report['chance'][name]:.0f}" for name in ("motion", "appearance", "binding")),
@@ -93,10 +94,11 @@ def bundle(out: Path, target: Path = _TARGET) -> None:
     with safe_open(weights, "pt") as opened:
         sizes = [opened.get_slice(name).get_shape() for name in opened.keys()]
     parameters = sum(math.prod(shape) for shape in sizes)
+    layers = json.loads((model / "config.json").read_text(encoding="utf-8"))["text_config"]["num_hidden_layers"]
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(model, target)
     (target / "eval.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (target / "README.md").write_text(card(report, facts, parameters), encoding="utf-8")
+    (target / "README.md").write_text(card(report, facts, parameters, layers), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ tune() {
 }
 # Mostly one keyframe per GOP, where delta-tokens have most to say; two and four so that every setting works.
 ALL=(--keyframes 1,1,1,1,1,1,2,4 --dtype float16)
+LANGUAGE=(--part-lr delta=0)  # nothing but the language model and the projector learns
 ONE=(--keyframes 1 --without 0 --zeroed 0 --focus)
 finetune() {
   # 1. Everything. It learns what is true of a single thing, and to name things in sentences.
@@ -60,18 +61,17 @@ finetune() {
     --groups side,colour,count,describe,motion,binding
   # 4. A deeper language model, alone: one of several things, from colour to corner, from motion to corner, and what
   #    follows from both.
-  LANGUAGE=(--part-lr delta=0)
   tune "$1-corners" "$1-again/model" 300 24 2 "${LANGUAGE[@]}" --layers 8 --groups corner,colour+,side+ --without 1 --zeroed 0 \
     --keyframes 1 --questions 8 --focus
   tune "$1-places" "$1-corners/model" 250 20 3 "${LANGUAGE[@]}" "${ONE[@]}" --questions 8 \
     --groups which_moves,named_direction,moving_corner,corner
   tune "$1-ways" "$1-places/model" 140 24 6 "${LANGUAGE[@]}" "${ONE[@]}" --questions 8 \
     --groups named_direction,moving_corner,who_moves
-  tune "$1-colours" "$1-ways/model" 220 24 8 "${LANGUAGE[@]}" "${ONE[@]}" --questions 7 \
+  tune "$1-colours" "$1-ways/model" 160 24 8 "${LANGUAGE[@]}" "${ONE[@]}" --questions 7 \
     --groups who_moves,order,appear,moving_corner,colour+,corner,occupied
   # 5. Everything once more.
-  tune "$1-last" "$1-colours/model" 500 20 9 "${LANGUAGE[@]}" "${ALL[@]}" --questions 8 --focus \
-    --groups side,colour,count,describe,corner,motion,binding
+  tune "$1-last" "$1-colours/model" 580 24 9 "${LANGUAGE[@]}" "${ALL[@]}" --questions 8 --focus --without 0.15 \
+    --groups side,colour,count,corner,occupied,motion,which_moves,who_moves,named_direction,order,moving_corner
 }
 finetune "$OUT/finetune" "$OUT/pretrain/model"
 
