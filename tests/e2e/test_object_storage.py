@@ -11,29 +11,23 @@ import pytest
 from clips import clip
 from messages import planned_tokens, text, user
 from requirements import require
+from s3_server import s3_server
 from serving import start, stop
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client of the bucket `videos`, and the environment that leads a server to it."""
-    found = all(map(find_spec, ("obstore", "boto3", "moto", "flask", "flask_cors")))
-    require("S3", found, "obstore, moto or flask is not installed (make setup)")
     require("ENGINE", find_spec("vllm") is not None, "vLLM is not installed (make setup)")
-    import boto3
-    from moto.server import ThreadedMotoServer
+    with s3_server() as endpoint:
+        import boto3
 
-    store = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    store.start()
-    host, port = store.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    settings = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
-    for name, value in {**settings, "AWS_ENDPOINT_URL": endpoint}.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
-    client.create_bucket(Bucket="videos")
-    yield client
-    store.stop()
+        settings = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
+        for name, value in {**settings, "AWS_ENDPOINT_URL": endpoint}.items():
+            monkeypatch.setenv(name, value)
+        client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+        client.create_bucket(Bucket="videos")
+        yield client
 
 
 def bytes_of(bucket: Any) -> list[int]:

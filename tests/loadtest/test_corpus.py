@@ -122,7 +122,7 @@ def test_the_users_own_folder(corpus: Path, tmp_path: Path) -> None:
 def test_too_few_clips_for_cold(corpus: Path) -> None:
     scenario = read_scenario({"cache": "cold", "load": {"requests": 9, "warmup": 0}, "requests": {"a": {}}}, "test")
     with pytest.raises(ScenarioError, match=r"9 different clips are needed, and .* has 4"):
-        own_clips(Assignment(scenario, 0), read_folder(corpus), corpus)
+        own_clips(len(Assignment(scenario, 0).wanted), read_folder(corpus), corpus)
 
 
 def test_one_picture_leaves_no_residual(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from requirements import require
+from s3_server import s3_server
 
 from cope_server.errors import http_status
 from cope_server.file_settings import FileSettings, to_environment
@@ -34,15 +35,8 @@ START = 1_700_000_000
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    found = all(map(find_spec, ("obstore", "boto3", "moto", "flask", "flask_cors")))
-    require("S3", found, "obstore, moto or flask is not installed (make setup)")
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture
