@@ -9,7 +9,7 @@ from html import escape
 
 _WIDTH = 640
 _HEIGHT = 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 14, 12, 44
 _ROW = 26
 _LEGEND_ROW = 20
 _CHARACTER = 6.9  # pixels of the label font, on average
