@@ -126,12 +126,7 @@ def prefetch_state(url: str, file_id: str) -> dict[str, Any]:
     Raises:
         ServerError: the server refused, or went away.
     """
-    try:
-        response = httpx.get(f"{url}/v1/files/{file_id}", headers=_headers(), timeout=_TIMEOUT)
-    except httpx.HTTPError as error:
-        raise _nobody(url, error) from error
-    _check(response)
-    return dict(response.json().get("prefetch") or {})
+    return dict(_of_file("GET", url, file_id).json().get("prefetch") or {})
 
 
 def delete_file(url: str, file_id: str) -> None:
@@ -140,11 +135,17 @@ def delete_file(url: str, file_id: str) -> None:
     Raises:
         ServerError: the server refused, or went away.
     """
+    _of_file("DELETE", url, file_id)
+
+
+def _of_file(method: str, url: str, file_id: str) -> httpx.Response:
+    """The server's answer about an uploaded file."""
     try:
-        response = httpx.delete(f"{url}/v1/files/{file_id}", headers=_headers(), timeout=_TIMEOUT)
+        response = httpx.request(method, f"{url}/v1/files/{file_id}", headers=_headers(), timeout=_TIMEOUT)
     except httpx.HTTPError as error:
         raise _nobody(url, error) from error
     _check(response)
+    return response
 
 
 def video_part(video: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,8 +33,8 @@ def named_questions(scene: Scene, asked: Sequence[Question], random: np.random.G
     things = [thing for thing in scene.things if thing.from_s <= 0]
     if len(scene.things) < 2:
         return []
-    several = len(things) > 1
-    found = [*(_places(things) if several else []), *(_corners(things) if several else []), *_motions(scene, things)]
+    looks = [*_places(things), *_corners(things)] if len(things) > 1 else []
+    found = [*looks, *_motions(scene, things)]
     known = {(question.type, (fields_of(question) or {}).get("the")) for question in asked}
     out = []
     for type_, the, answer, among in found:
