@@ -18,7 +18,8 @@ from cope_training.batches import Mixture, QuestionBatches, type_weights
 from cope_training.finetune import Answering
 from cope_training.packing import Prompts
 from cope_training.qa import Clip
-from cope_training.questions import TYPES, Question
+from cope_training.question_types import TYPES
+from cope_training.questions import Question
 
 
 def question(kind: str) -> Question:

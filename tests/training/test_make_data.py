@@ -53,6 +53,17 @@ def test_a_killed_run_goes_on_and_another_recipe_is_refused(tmp_path: Path) -> N
         make_data.make(tmp_path, make_data.Recipe(clips=34, seed=2, held_out=True), workers=1)
 
 
+def test_only_the_kinds_that_are_asked_for_are_made(tmp_path: Path) -> None:
+    recipe = make_data.Recipe(clips=6, seed=1, held_out=False, kinds="appear,who,appear")
+    make_data.make(tmp_path, recipe, workers=1)
+    made = [row["clip"] for row in json.loads((tmp_path / "annotations.json").read_text()) if row["id"].endswith("-0")]
+    assert made == ["appear", "who", "appear"] * 2
+    with pytest.raises(ValueError, match="kinds appear,who,appear, not who"):
+        make_data.make(tmp_path, make_data.Recipe(6, 1, False, "who"), workers=1)
+    with pytest.raises(ValueError, match="no story is called 'jump': there are move, pan"):
+        make_data.Recipe(6, 1, False, "who,jump")
+
+
 def test_annotations_from_elsewhere_are_read_and_bad_ones_named(tmp_path: Path) -> None:
     turns = [
         {"from": "human", "value": "<image>\nWho is it?"},

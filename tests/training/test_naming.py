@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cope_training.naming import named_questions
-from cope_training.questions import TYPES, Question
+from cope_training.question_types import TYPES
+from cope_training.questions import Question
 from cope_training.scenes import Leg, Scene, Thing
 from cope_training.stories import invent
 
@@ -29,8 +30,9 @@ def test_every_thing_is_asked_about() -> None:
         ("side", "right", ("left", "right")),
         ("colour", "red", ("red", "blue")),
         ("colour", "blue", ("red", "blue")),
-        ("occupied", "yes", ("yes", "no")),
-        ("occupied", "no", ("yes", "no")),
+        ("contents", "red", ("red", "blue", "nothing")),
+        ("contents", "blue", ("red", "blue", "nothing")),
+        ("contents", "nothing", ("red", "blue", "nothing")),
         ("corner", "top left", ("top left", "bottom right")),
         ("corner", "bottom right", ("top left", "bottom right")),
         ("named_direction", "nowhere", ("nowhere", "up")),
@@ -101,11 +103,16 @@ def test_the_corner_of_a_change_is_asked_without_saying_which(change: dict[str, 
     found = named_questions(scene(RED, replace(BLUE, legs=(), **change)), [], np.random.default_rng(0))  # type: ignore[arg-type]
     (asked,) = [q for q in found if q.type == "moving_corner"]
     assert asked.answer == "bottom right" and "the object that appears or disappears" in asked.text.lower()
+    (asked,) = [q for q in found if q.type == "before"]
+    assert (asked.answer, asked.among) == (
+        ("nothing", ("red", "nothing")) if "from_s" in change else ("blue", ("red", "blue", "nothing"))
+    )
+    assert asked not in named_questions(scene(RED, replace(BLUE, legs=(), **change)), [asked], np.random.default_rng(0))  # type: ignore[arg-type]
 
 
 def test_training_sets_have_them_and_held_out_sets_do_not() -> None:
     def most(held_out: bool) -> int:
-        stories = [invent(0, number, kind="who", held_out=held_out) for number in range(20)]
+        stories = [invent(0, number, kinds=("who",), held_out=held_out) for number in range(20)]
         return max(Counter(q.type for q in story.questions)["named_direction"] for story in stories)
 
     assert most(held_out=False) == 6

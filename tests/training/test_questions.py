@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from cope_training.questions import TYPES, Question, flip, flip_text, reword, wording
+from cope_training.question_types import TYPES
+from cope_training.questions import Question, flip, flip_text, reword, wording
 
 FLIPS = list(itertools.product((False, True), repeat=2))
 

@@ -72,7 +72,7 @@ def mirrored(seen: Scene) -> Scene:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mirrored_sentence_is_about_the_mirrored_scene(kind: str) -> None:
     for number in range(20):
-        seen = invent(5, number, kind=kind).scene
+        seen = invent(5, number, kinds=(kind,)).scene
         for tell in (what_is_there, what_happens):
             # Of two things of one colour the left one comes first, so their order may change.
             expected = sorted(tell(mirrored(seen)).split(", "))

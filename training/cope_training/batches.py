@@ -17,7 +17,8 @@ from cope_model.presets import Geometry
 from cope_training.packing import Prompts, Tree
 from cope_training.primitives import CachedVideo
 from cope_training.qa import Clip
-from cope_training.questions import GROUPS, KINDS, TYPES, Question, flip, kind_of, reword
+from cope_training.question_types import GROUPS, TYPES
+from cope_training.questions import KINDS, Question, flip, kind_of, reword
 from cope_training.views import Shown, View, show
 
 
@@ -126,8 +127,8 @@ class Mixture:
         reword: put other wordings in place of the data's each time that a clip is shown; likewise.
         balance: let every question type weigh the same in the loss, however rare it is; types that we do not know are
             one type together. Of our own data, two in three answers would otherwise be about what a picture shows.
-        groups: ask only questions of these groups (`questions.GROUPS`) or types; a type with `+` behind it only where
-            several things could be meant; none given asks all.
+        groups: ask only questions of these groups (`question_types.GROUPS`) or types; a type with `+` behind it only
+            where several things could be meant; none given asks all.
     """
 
     keyframes: tuple[int, ...] = (4,)

@@ -47,6 +47,9 @@ def _add_make_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--held-out", action="store_true", help="textures, wordings and scenes that training sets never have"
     )
+    parser.add_argument(
+        "--kinds", default="", metavar="KIND,...", help="stories that take turns, instead of all by their usual shares"
+    )
     _workers(parser)
 
 
@@ -199,7 +202,7 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
 def _make_data(arguments: argparse.Namespace) -> None:
     from cope_training import jobs, make_data
 
-    recipe = make_data.Recipe(arguments.clips, arguments.seed, arguments.held_out)
+    recipe = make_data.Recipe(arguments.clips, arguments.seed, arguments.held_out, arguments.kinds)
     path = make_data.make(arguments.out, recipe, arguments.workers)
     jobs.stderr.print(f"wrote {path}", soft_wrap=True)
 

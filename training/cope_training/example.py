@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cope_codec import samples
-from cope_training.questions import TYPES, Question
+from cope_training.question_types import TYPES
+from cope_training.questions import Question
 from cope_training.render import Renderer
 from cope_training.stories import KINDS, SECONDS, invent
 
@@ -40,7 +41,7 @@ def draw(kind: str, seed: int) -> Example:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     if seed < 0:
         raise ValueError(f"seed must not be negative, not {seed}")
-    story = invent(0, seed, held_out=True, kind=kind)
+    story = invent(0, seed, held_out=True, kinds=(kind,))
     question = next(question for question in story.questions if TYPES[question.type].group != "appearance")
     pictures = Renderer(story.scene, SIDE, SIDE).pictures(SECONDS, FPS)
     return Example(samples.encode(pictures, fps=FPS, gop=10 * FPS, options={"crf": "20"}), question)

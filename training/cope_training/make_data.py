@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from cope_codec import samples
 from cope_training import jobs, qa
 from cope_training.files import read_json, write_json, write_whole
 from cope_training.render import Renderer
-from cope_training.stories import SECONDS, invent
+from cope_training.stories import KINDS, SECONDS, invent
 
-_FORMAT = 4  # raise when the same seed begins to give other clips or questions
+_FORMAT = 5  # raise when the same seed begins to give other clips or questions
 _BLOCK = 32  # clips that are made together; what a killed run loses
 _SIZES = ((128, 128), (128, 128), (160, 160), (192, 144))
 _RATES = (10, 12, 15, 20)
@@ -28,12 +29,15 @@ class Recipe:
         clips: how many.
         seed: other seeds give other clips.
         held_out: textures, wordings and random numbers that training sets never have.
+        kinds: of stories that take turns (`stories.KINDS`), separated by commas; a kind that is there twice comes twice
+            as often. Empty for all by their usual shares.
         format: of the generator.
     """
 
     clips: int
     seed: int
     held_out: bool
+    kinds: str = ""
     format: int = _FORMAT
 
     def __post_init__(self) -> None:
@@ -41,6 +45,13 @@ class Recipe:
             raise ValueError(f"clips must be at least 1, not {self.clips}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
+        if unknown := [kind for kind in self.round if kind not in KINDS]:
+            raise ValueError(f"kinds: no story is called {unknown[0]!r}: there are {', '.join(KINDS)}")
+
+    @property
+    def round(self) -> tuple[str, ...]:
+        """The kinds, one by one."""
+        return tuple(self.kinds.split(",")) if self.kinds else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +66,15 @@ class _Block:
         return self.folder / "blocks" / f"{self.number:05d}.json"
 
 
-def encode_clip(seed: int, number: int, held_out: bool) -> tuple[str, bytes, list[dict[str, Any]]]:
+def encode_clip(
+    seed: int, number: int, held_out: bool, kinds: Sequence[str] = ()
+) -> tuple[str, bytes, list[dict[str, Any]]]:
     """Make one clip.
 
     Returns:
         Its file name, its bytes and its records; the same for the same arguments.
     """
-    story = invent(seed, number, held_out=held_out)
+    story = invent(seed, number, held_out=held_out, kinds=kinds)
     random = np.random.default_rng([seed, int(held_out), number, 4])
     width, height = _SIZES[int(random.integers(len(_SIZES)))]
     fps = _RATES[int(random.integers(len(_RATES)))]
@@ -101,7 +114,7 @@ def _make(block: _Block) -> int:
     recipe = block.recipe
     numbers = range(block.number * _BLOCK, min((block.number + 1) * _BLOCK, recipe.clips))
     for number in numbers:
-        name, data, own = encode_clip(recipe.seed, number, recipe.held_out)
+        name, data, own = encode_clip(recipe.seed, number, recipe.held_out, recipe.round)
         path = block.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, data)
@@ -129,7 +142,7 @@ def make(folder: Path, recipe: Recipe, workers: int) -> Path:
     if recipe_file.exists():
         found = read_json(recipe_file)
         for name, value in asdict(recipe).items():
-            if found.get(name) != value:
+            if found.get(name, "") != value:
                 raise ValueError(f"{folder} holds a data set with {name} {found.get(name)}, not {value}")
     else:
         write_json(recipe_file, asdict(recipe), indent=2)

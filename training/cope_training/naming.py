@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cope_training.questions import CORNERS, NOWHERE, TYPES, Question, fields_of, wording
+from cope_training.question_types import CORNERS, NOTHING, NOWHERE, TYPES
+from cope_training.questions import Question, fields_of, wording
 from cope_training.scenes import Scene, Thing
 from cope_training.telling import MIDDLE_PX, direction_of, leaves, side_of
 
-_Fact = tuple[str, str, str, Sequence[str]]  # type, name of the thing, answer, among
+_Fact = tuple[str, str, str, Sequence[str]]  # type, name of the thing (empty: it needs none), answer, among
 _CLEAR_PX = 10.0  # of the middle: a thing that is closer to it is in no corner
 
 
@@ -35,11 +36,11 @@ def named_questions(scene: Scene, asked: Sequence[Question], random: np.random.G
         return []
     looks = [*_places(things), *_corners(things)] if len(things) > 1 else []
     found = [*looks, *_motions(scene, things)]
-    known = {(question.type, (fields_of(question) or {}).get("the")) for question in asked}
+    known = {(question.type, (fields_of(question) or {}).get("the", "")) for question in asked}
     out = []
     for type_, the, answer, among in found:
         templates = TYPES[type_].training
-        text = wording(templates[int(random.integers(len(templates)))], {"the": the})
+        text = wording(templates[int(random.integers(len(templates)))], {"the": the} if the else {})
         question = Question(type_, text, answer, TYPES[type_].options, tuple(among))
         if (type_, the) not in known:
             out.append(question)
@@ -63,15 +64,14 @@ def _places(things: Sequence[Thing]) -> list[_Fact]:
 
 
 def _corners(things: Sequence[Thing]) -> list[_Fact]:
-    """Corner by colour, colour by corner, and which corner is empty; where each thing has its own colour and corner."""
+    """Corner by colour, colour by corner and what is in each; where each thing has its own colour and corner."""
     corners = _own_corners(things)
     colours = [thing.colour for thing in things]
     if not corners or len(set(colours)) < len(colours):
         return []
-    empty = [corner for corner in CORNERS if corner not in corners]
+    inside = dict(zip(corners, colours, strict=True))
     return [
-        *(("occupied", f"the {at}", "yes", ("yes", "no")) for at in corners),
-        *(("occupied", f"the {at}", "no", ("yes", "no")) for at in empty),
+        *(("contents", f"the {at}", inside.get(at, NOTHING), (*colours, NOTHING)) for at in CORNERS),
         *(("corner", f"the {colour} object", at, corners) for colour, at in zip(colours, corners, strict=True)),
         *(("colour", _starting(at), colour, colours) for colour, at in zip(colours, corners, strict=True)),
     ]
@@ -122,11 +122,16 @@ def _motions(scene: Scene, things: Sequence[Thing]) -> list[_Fact]:
 
 
 def _change(things: Sequence[Thing], changing: Sequence[Thing]) -> list[_Fact]:
-    """The corner of the only one that appears or disappears."""
+    """The corner of the only one that appears or disappears, and what is in that place at the start."""
     corners = _own_corners(things)
     if not corners or len(changing) != 1:
         return []
-    return [("moving_corner", "the object that appears or disappears", corner_of(changing[0]), corners)]
+    (thing,) = changing
+    before = thing.colour if leaves(thing) else NOTHING
+    return [
+        ("moving_corner", "the object that appears or disappears", corner_of(thing), corners),
+        ("before", "", before, [*(one.colour for one in things if one.from_s <= 0), NOTHING]),
+    ]
 
 
 def _movers(things: Sequence[Thing], corners: Sequence[str]) -> list[_Fact]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cope_training.files import read_json, write_json
-from cope_training.questions import TYPES, Question
+from cope_training.question_types import TYPES
+from cope_training.questions import Question
 
 FILE_NAME = "annotations.json"
 _MARK = "<image>"  # stands for the video in LLaVA's format

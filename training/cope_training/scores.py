@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cope_training.questions import GROUPS, TYPES, Question
+from cope_training.question_types import GROUPS, TYPES
+from cope_training.questions import Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def known(questions: Sequence[Question]) -> float | None:
 
 
 def by_type(answered: Iterable[Answered]) -> dict[str, dict[str, Any]]:
-    """Accuracies and baselines per question type, in percent, in the order of `questions.TYPES`."""
+    """Accuracies and baselines per question type, in percent, in the order of `question_types.TYPES`."""
     kinds: dict[str, list[Answered]] = defaultdict(list)
     for one in answered:
         kinds[one.question.type].append(one)

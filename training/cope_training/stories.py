@@ -15,7 +15,8 @@ from typing import TypeVar
 import numpy as np
 
 from cope_training.naming import named_questions
-from cope_training.questions import NOWHERE, TYPES, Question, wording
+from cope_training.question_types import NOWHERE, TYPES
+from cope_training.questions import Question, wording
 from cope_training.scenes import COLOURS, DIRECTIONS, REFERENCE_PX, SHAPES, Leg, Scene, Thing
 from cope_training.telling import what_happens, what_is_there
 from cope_training.textures import HELD_OUT_FAMILIES, TRAINING_FAMILIES
@@ -361,7 +362,7 @@ def invent(
     number: int,
     *,
     held_out: bool = False,
-    kind: str | None = None,
+    kinds: Sequence[str] = (),
     forced: Mapping[str, object] | None = None,
 ) -> Story:
     """Invent a clip; the same arguments give the same clip.
@@ -370,13 +371,13 @@ def invent(
         seed: of the data set.
         number: of the clip, from 0.
         held_out: take textures and wordings that training never sees, and other random numbers.
-        kind: instead of the one whose turn it is.
+        kinds: of one round of stories, instead of `schedule`.
         forced: answers to take instead of those dealt, by the name of their deck.
     """
-    rounds = schedule(held_out)
+    rounds = tuple(kinds) or schedule(held_out)
     round_, place = divmod(number, len(rounds))
-    chosen = kind or rounds[place]
-    nth = round_ * rounds.count(chosen) + rounds[:place].count(chosen) if kind is None else number
+    chosen = rounds[place]
+    nth = round_ * rounds.count(chosen) + rounds[:place].count(chosen)
     stream = [seed, int(held_out), number]
     draft = _Draft(
         deck=Deck(2 * seed + held_out, chosen, nth, forced or {}),
