@@ -92,10 +92,14 @@ finetune() {
   narrow "$1-who" "$1-speed" 200 28 who_moves,order,moving_corner,appear
   narrow "$1-order" "$1-who" 220 29 who_moves,order
   narrow "$1-named" "$1-order" 180 30 named_direction,who_moves
-  # 8. Everything, for good.
-  tune "$1-last" "$1-named/model" 620 24 31 "${LANGUAGE[@]}" "${MORE[@]}" "${ALL[@]}" --questions 12 --focus \
-    --zeroed 0.08 --without 0.1 \
-    --groups side,colour,count,corner,contents,motion,which_moves,who_moves,named_direction,order,moving_corner,before
+  # 8. Everything twice more: what the narrow parts have not asked for comes back, and what they have brought stays.
+  everything() {
+    tune "$1" "$2/model" "$3" 24 "$4" "${LANGUAGE[@]}" "${MORE[@]}" "${ALL[@]}" --questions 12 --focus --zeroed 0.08 \
+      --without 0.1 --lr "$5" --groups \
+      side,colour,count,corner,contents,motion,which_moves,who_moves,named_direction,order,moving_corner,before
+  }
+  everything "$1-whole" "$1-named" 620 31 1e-3
+  everything "$1-last" "$1-whole" 180 33 5e-4
 }
 finetune "$OUT/finetune" "$OUT/pretrain/model"
 
