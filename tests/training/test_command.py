@@ -28,7 +28,7 @@ def test_the_whole_script_improves_over_its_start_on_a_tenth_of_the_data(tmp_pat
     variables = {
         "COPE": f"{sys.executable} -m cope_server.cli",
         "SCALE": "0.1",
-        "STEPS_SCALE": "0.02",
+        "STEPS_SCALE": "0.01",
         "LIMIT": "12",
     }
     command = [ROOT / "training" / "runs" / "cope_tiny.sh", tmp_path]

@@ -43,7 +43,7 @@ train pretrain "$OUT/pretrain" --model "$OUT/vision/model" --data "$OUT/data" \
 # see, and its backward pass would take a third of the time. FOLDER, MODEL, STEPS, BATCH and a number for the seed come
 # first, then what differs.
 tune() {
-  train finetune "$1" --model "$2" --data "$OUT/data" --steps "$(steps "$3" 6)" --batch "$4" --seed $((SEED + $5)) \
+  train finetune "$1" --model "$2" --data "$OUT/data" --steps "$(steps "$3" 3)" --batch "$4" --seed $((SEED + $5)) \
     --part-lr vision=0 --lr 1e-3 --warmup "$(steps 30 2)" "${@:6}"
 }
 # Mostly one keyframe per GOP, where delta-tokens have most to say; two and four so that every setting works.
