@@ -17,6 +17,8 @@ from messages import text, user, video
 from requirements import require
 from serving import Server, metric, start, stop
 
+from cope_server import pace
+
 PART = "messages[0].content[0].video_url"
 TIMEOUT_S = 1.0
 
@@ -111,6 +113,7 @@ def test_a_crowd_is_told_to_come_again(small: Server) -> None:
         assert error["param"] == PART
         if answer.status_code == 429:
             assert (error["code"], error["type"]) == ("queue_full", "rate_limit_error")
-            assert answer.headers["Retry-After"] == "1"
+            # By the pace of the clips before and what waits: another number on another machine.
+            assert pace.LEAST_S <= int(answer.headers["Retry-After"]) <= pace.MOST_S
     until(lambda: metric(small, "cope_codec_workers") == 1)
     assert ask(small, video(clip(4))).status_code == 200
