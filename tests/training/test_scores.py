@@ -35,3 +35,29 @@ def test_group_means_weigh_every_type_the_same() -> None:
 
 def test_recall() -> None:
     assert [scores.recall([1, 2, 2.5, 7], at) for at in (1, 2, 5)] == [25.0, 50.0, 75.0]
+
+
+def test_intervals_are_wilsons() -> None:
+    assert scores.interval(67, 75) == (80.34, 94.5)
+    assert scores.interval(0, 10) == (0.0, 27.75)
+    assert scores.interval(10, 10) == (72.25, 100.0)
+
+
+def test_margins_are_above_the_better_baseline() -> None:
+    types = scores.by_type(
+        [
+            *[answered("left", "left")] * 4,  # chance 25
+            *[answered("left", "left", "pan")] * 3,
+            answered("left", "up", "pan"),
+            answered("left", "left", "count"),
+            answered("left", "up", "side"),
+            answered("left", "left", "shape"),
+        ]
+    )
+    zeroed = {"direction": 50.0, "pan": 0.0, "count": 100.0, "side": 100.0, "shape": 0.0}
+    assert scores.margins(types, zeroed) == {
+        "motion": (50 + 50) / 2,
+        "colour_count_side": 50.0,
+        "colour_count_side_zeroed": 100.0,
+    }
+    assert scores.margins(types, {}) == {}

@@ -88,7 +88,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cache", type=Path, help="folder for extracted primitives (default: beside the first data)")
     parser.add_argument("--fps", type=float, default=1.0, help="slots per second (default 1)")
-    parser.add_argument("--mode", choices=("auto", "native", "transcode"), default="auto", help="default auto")
+    parser.add_argument("--mode", choices=("auto", "native", "transcode", "paper"), default="auto", help="default auto")
     parser.add_argument("--max-gops", type=int, default=64, help="sample longer videos to this many GOPs (default 64)")
 
 
@@ -187,6 +187,9 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, help="folder for extracted primitives (default: beside the first data)")
     parser.add_argument("--limit", type=int, help="questions per type at most (default all)")
     parser.add_argument(
+        "--rows-limit", type=int, metavar="N", help="the same of all rows but the model's own (default: --limit)"
+    )
+    parser.add_argument(
         "--rows",
         default="all",
         metavar="R,...",
@@ -266,6 +269,7 @@ def _eval(arguments: argparse.Namespace) -> None:
         _cache(arguments),
         rows_text=arguments.rows,
         limit=arguments.limit,
+        rows_limit=arguments.rows_limit,
         batch=arguments.batch,
         workers=arguments.workers,
         no_pretrain=arguments.no_pretrain,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -40,6 +40,7 @@ class Evaluation:
         data: annotation files or folders.
         cache: of primitives.
         limit: questions per type at most.
+        rows_limit: the same, of all that is measured beside the model as it is; None is `limit`.
         batch: clips at once.
         workers: processes that extract.
 
@@ -48,18 +49,27 @@ class Evaluation:
     """
 
     def __init__(
-        self, directory: Path, data: Sequence[Path], cache: Path, *, limit: int | None, batch: int, workers: int
+        self,
+        directory: Path,
+        data: Sequence[Path],
+        cache: Path,
+        *,
+        limit: int | None,
+        rows_limit: int | None = None,
+        batch: int,
+        workers: int,
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = directories.load(directory).to(self.device).eval()
         self._data, self._cache, self._batch, self._workers = data, cache, batch, workers
-        self._limit = limit
+        self._rows_limit = limit if rows_limit is None else rows_limit
         config = self.model.config
         self._side = config.geometry.side
         self._prompts = Prompts(AutoTokenizer.from_pretrained(directory), directories.video_token(config))
-        self.pairs = self._open(VideoOptions())
+        self.pairs = self._open(VideoOptions(), limit)
+        self.row_pairs = limited(self.pairs, self._rows_limit)
 
-    def _open(self, options: VideoOptions) -> list[Pair]:
+    def _open(self, options: VideoOptions, limit: int | None) -> list[Pair]:
         clips, found = stages.open_data(
             self._data, self._cache, side=self._side, options=options, workers=self._workers
         )
@@ -68,7 +78,7 @@ class Evaluation:
             for clip, video in zip(clips, found.videos, strict=True)
             if video is not None
         ]
-        kept = limited(pairs, self._limit)
+        kept = limited(pairs, limit)
         if not kept:
             raise ValueError("no held-out question has options to choose from")
         return kept
@@ -76,11 +86,11 @@ class Evaluation:
     def answer(
         self, view: View, description: str, *, pairs: Sequence[Pair] | None = None, model: CoPEModel | None = None
     ) -> list[Answered]:
-        """Answer the questions under a view; see `answering.answer`."""
+        """Answer questions under a view, those of the rows unless others are given; see `answering.answer`."""
         return answering.answer(
             model or self.model,
             self._prompts,
-            self.pairs if pairs is None else pairs,
+            self.row_pairs if pairs is None else pairs,
             view,
             batch=self._batch,
             description=description,
@@ -88,12 +98,12 @@ class Evaluation:
 
     def native(self) -> list[Pair]:
         """Clips whose own vectors are used."""
-        return [pair for pair in self.pairs if pair[1].mode == "native" and pair[1].codec == "h264"]
+        return [pair for pair in self.row_pairs if pair[1].mode == "native" and pair[1].codec == "h264"]
 
-    def transcoded(self) -> list[Pair]:
-        """The clips of `native`, with primitives of the paper's mode."""
+    def reencoded(self, mode: Literal["transcode", "paper"]) -> list[Pair]:
+        """The clips of `native`, with primitives of another mode."""
         names = {clip.name for clip, _ in self.native()}
-        return [pair for pair in self._open(VideoOptions(mode="transcode")) if pair[0].name in names]
+        return [pair for pair in self._open(VideoOptions(mode=mode), self._rows_limit) if pair[0].name in names]
 
 
 def limited(pairs: Sequence[Pair], limit: int | None) -> list[Pair]:
@@ -140,12 +150,16 @@ def evaluate(
             measured[shown] = scores.by_type(evaluation.answer(shown, description))
         return measured[shown]
 
-    types = types_under(view, "1 keyframe")
+    types = scores.by_type(evaluation.answer(view, "1 keyframe", pairs=evaluation.pairs))
+    if evaluation.row_pairs == evaluation.pairs:
+        measured[view] = types
     report: dict[str, Any] = {**_groups(types), "by_type": types, "chance": scores.by_group(types, "chance")}
     report["exact"] = scores.by_group(types, "exact")
     for name in rows.ABLATIONS:
         if name in wanted:
             report[name] = _both(types_under(replace(view, deltas=_DELTAS[name]), name))
+    if "delta_zeroed" in report:
+        report["margins"] = scores.margins(types, report["delta_zeroed"]["by_type"])
     if "by_keyframes" in wanted:
         report["by_keyframes"] = {
             str(count): {
@@ -154,9 +168,9 @@ def evaluate(
             }
             for count in rows.KEYFRAMES
         }
-    for name, pairs in (("native", evaluation.native), ("transcode", evaluation.transcoded)):
+    for name in rows.MODES:
         if name in wanted:
-            chosen = pairs()
+            chosen = evaluation.native() if name == "native" else evaluation.reencoded(name)
             report[name] = _both(scores.by_type(evaluation.answer(view, name, pairs=chosen))) if chosen else None
     if no_pretrain is not None:
         other = directories.load(no_pretrain).to(evaluation.device).eval()
@@ -164,10 +178,12 @@ def evaluate(
     if pretrained is not None:
         model = directories.load(pretrained / stages.MODEL).to(evaluation.device).eval()
         predictor = stages.load_next_frame(model, pretrained / stages.NEXT_FRAME).to(evaluation.device).eval()
-        videos = [video for _, video in evaluation.pairs]
+        videos = [video for _, video in evaluation.row_pairs]
         report["retrieval"] = retrieval.measure(predictor, videos, device=evaluation.device)
     if server is not None:
-        report["server"] = _both(scores.by_type(over_http.answer(server, evaluation.pairs, {"keyframes_per_gop": 1})))
+        report["server"] = _both(
+            scores.by_type(over_http.answer(server, evaluation.row_pairs, {"keyframes_per_gop": 1}))
+        )
     return report
 
 
@@ -177,8 +193,9 @@ def _groups(types: dict[str, dict[str, Any]]) -> dict[str, float | None]:
 
 
 def _both(types: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Group means, and each type's accuracy."""
-    return {**_groups(types), "by_type": {name: row["acc"] for name, row in types.items()}}
+    """Group means, each type's accuracy, and how many questions each rests on."""
+    by_type = {name: row["acc"] for name, row in types.items()}
+    return {**_groups(types), "by_type": by_type, "questions": {name: row["questions"] for name, row in types.items()}}
 
 
 def command(
@@ -188,6 +205,7 @@ def command(
     *,
     rows_text: str,
     limit: int | None,
+    rows_limit: int | None,
     batch: int,
     workers: int,
     no_pretrain: Path | None,
@@ -198,13 +216,13 @@ def command(
     """Evaluate and print; see `evaluate`.
 
     Raises:
-        ValueError: `limit` or `batch` is below 1, or what `Evaluation` refuses.
+        ValueError: `limit`, `rows_limit` or `batch` is below 1, or what `Evaluation` refuses.
     """
-    for name, value in (("limit", limit), ("batch", batch)):
+    for name, value in (("limit", limit), ("rows-limit", rows_limit), ("batch", batch)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
     wanted = rows.chosen(rows_text)
-    evaluation = Evaluation(directory, data, cache, limit=limit, batch=batch, workers=workers)
+    evaluation = Evaluation(directory, data, cache, limit=limit, rows_limit=rows_limit, batch=batch, workers=workers)
     report = evaluate(evaluation, wanted, no_pretrain=no_pretrain, pretrained=pretrained, server=server)
     console = Console()
     if as_json:
@@ -215,7 +233,7 @@ def command(
 
 def table(report: dict[str, Any]) -> Table:
     """The report by question type."""
-    beside = [name for name in (*rows.ABLATIONS, "no_pretrain", "native", "transcode", "server") if report.get(name)]
+    beside = [name for name in (*rows.ABLATIONS, "no_pretrain", *rows.MODES, "server") if report.get(name)]
     out = Table(box=SIMPLE_HEAD, caption="percent; one keyframe per GOP")
     for heading in ("group", "type", "questions", "acc", "exact", "chance", "majority", "object unknown", *beside):
         out.add_column(heading.replace("_", " "), justify="left" if heading in ("group", "type") else "right")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Literal
 
 ABLATIONS = ("delta_zeroed", "i_only", "motion_tokens_only", "residual_tokens_only")
 KEYFRAMES = (1, 2, 4)
+MODES: tuple[Literal["native", "transcode", "paper"], ...] = ("native", "transcode", "paper")
 ROWS: Mapping[str, str] = MappingProxyType(
     {
         "delta_zeroed": "all delta-tokens are zero",
@@ -15,7 +17,8 @@ ROWS: Mapping[str, str] = MappingProxyType(
         "residual_tokens_only": "motion tokens are zero",
         "by_keyframes": "1, 2 and 4 keyframes per GOP, with and without P slots",
         "native": "clips whose own vectors are used",
-        "transcode": "the same clips, re-encoded as in the paper",
+        "transcode": "the same clips with vectors of a re-encoded copy, pictures of the source",
+        "paper": "the same clips, re-encoded as in the paper: 30 frames per second, pictures too",
     }
 )
 

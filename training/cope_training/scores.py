@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 from cope_training.question_types import GROUPS, TYPES
 from cope_training.questions import Question
+
+_Z = 1.96  # standard deviations on either side that hold 95% of a normal distribution
+_WELL_POSED = ("colour", "count", "side")  # of the appearance types, those that a mark is set for
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,14 @@ def known(questions: Sequence[Question]) -> float | None:
     return _mean(question.among.count(question.answer) / len(question.among) for question in questions)
 
 
+def interval(right: int, asked: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share, percent."""
+    share, z2 = right / asked, _Z * _Z
+    middle = (share + z2 / (2 * asked)) / (1 + z2 / asked)
+    half = _Z / (1 + z2 / asked) * sqrt(share * (1 - share) / asked + z2 / (4 * asked**2))
+    return _percent(middle - half), _percent(middle + half)
+
+
 def by_type(answered: Iterable[Answered]) -> dict[str, dict[str, Any]]:
     """Accuracies and baselines per question type, in percent, in the order of `question_types.TYPES`."""
     kinds: dict[str, list[Answered]] = defaultdict(list)
@@ -67,6 +79,7 @@ def by_type(answered: Iterable[Answered]) -> dict[str, dict[str, Any]]:
             "group": TYPES[name].group,
             "questions": len(own),
             "acc": _percent(_mean(one.right for one in own)),
+            "ci95": interval(sum(one.right for one in own), len(own)),
             "exact": _percent(_mean(one.exact for one in own)),
             "chance": _percent(chance(questions)),
             "majority": _percent(majority(questions)),
@@ -81,6 +94,30 @@ def by_group(types: dict[str, dict[str, Any]], field: str = "acc") -> dict[str, 
     for group in GROUPS:
         values = [row[field] for row in types.values() if row["group"] == group]
         out[group] = round(sum(values) / len(values), 2) if values else None
+    return out
+
+
+def margins(types: dict[str, dict[str, Any]], zeroed: dict[str, float]) -> dict[str, float]:
+    """What the delta-tokens are worth.
+
+    Args:
+        types: of the model as it is, see `by_type`.
+        zeroed: accuracy per type with all delta-tokens zero.
+
+    Returns:
+        `motion`: points above the better of chance and `zeroed`, mean over the types of motion; `colour_count_side`,
+        the mean accuracy of those, and `colour_count_side_zeroed`. What has no type to be taken from is left out.
+    """
+    motion = [
+        row["acc"] - max(row["chance"], zeroed[name])
+        for name, row in types.items()
+        if row["group"] == "motion" and name in zeroed
+    ]
+    seen = [name for name in _WELL_POSED if name in types and name in zeroed]
+    out = {"motion": round(_mean(motion), 2)} if motion else {}
+    if seen:
+        out["colour_count_side"] = round(_mean(types[name]["acc"] for name in seen), 2)
+        out["colour_count_side_zeroed"] = round(_mean(zeroed[name] for name in seen), 2)
     return out
 
 
