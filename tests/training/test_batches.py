@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_model import SIDE, write_small
@@ -19,7 +20,7 @@ from cope_training.finetune import Answering
 from cope_training.packing import Prompts
 from cope_training.qa import Clip
 from cope_training.question_types import TYPES
-from cope_training.questions import Question
+from cope_training.questions import Question, flip_text
 
 
 def question(kind: str) -> Question:
@@ -84,6 +85,23 @@ def test_a_plus_asks_only_where_several_could_be_meant(data: Path, tmp_path: Pat
         assert {kind for batch in (made[0], made[1], made[2]) for kind in batch.kind.tolist()} == wanted
     with pytest.raises(ValueError, match="appearance\\+"):
         Mixture(groups=("appearance+",))
+
+
+def test_of_a_mirrored_question_all_wordings_are_drawn(data: Path, tmp_path: Path, model_dir: Path) -> None:
+    """Also where mirroring makes "right or left" of "left or right", which is no wording."""
+    made = batches(data, tmp_path / "cache", model_dir, Mixture(zeroed=0, without=0))
+    asked = Question("which_moves", TYPES["which_moves"].training[0], "left", ("left", "right"))
+    drawn = [made._draw(Clip(Path("x"), "x", (asked,)), 1, np.random.default_rng(seed)) for seed in range(200)]
+    for mirrored in (False, True):
+        texts = {flip_text(only.text, x=mirrored, y=False) for view, (only,) in drawn if view.flip_x == mirrored}
+        assert texts >= set(TYPES["which_moves"].training)
+
+
+def test_clips_of_which_nothing_is_known_keep_their_deltas(data: Path, tmp_path: Path, model_dir: Path) -> None:
+    made = batches(data, tmp_path / "cache", model_dir, Mixture(zeroed=0.6, without=0.4))
+    for kind, expected in (("", {"on"}), ("direction", {"zeroed", "none"})):
+        clip = Clip(Path("x"), "x", (question(kind),))
+        assert {made._draw(clip, 1, np.random.default_rng(seed))[0].deltas for seed in range(20)} == expected
 
 
 def test_tokens_that_will_be_zero_are_not_computed_and_zero(data: Path, tmp_path: Path, model_dir: Path) -> None:

@@ -224,14 +224,16 @@ class QuestionBatches(torch.utils.data.Dataset[Batch]):
         questions = [clip.questions[i] for i in random.permutation(len(clip.questions))]
         questions.sort(key=_turn)
         deltas: Any = "on"
-        if fate < mixture.zeroed + mixture.without:
+        # Without delta-tokens nobody can answer what is about motion, and asking would only teach the model to guess.
+        # Of others' questions nothing is known, so their clips keep their delta-tokens.
+        if ours and fate < mixture.zeroed + mixture.without:
             deltas = "zeroed" if fate < mixture.zeroed else "none"
-            easy = [question for question in questions if not question.type or _is_appearance(question)]
-            # Nobody can answer the others; asking them would only teach the model to guess.
-            questions = easy or questions
+            questions = [question for question in questions if _is_appearance(question)] or questions
         view = View(keyframes, deltas, flip_x, flip_y)
-        chosen = [flip(question, x=flip_x, y=flip_y) for question in questions[: mixture.questions]]
-        return view, [reword(question, random) for question in chosen] if mixture.reword else chosen
+        chosen = questions[: mixture.questions]
+        if mixture.reword:  # before mirroring: "right or left" is no wording that we know
+            chosen = [reword(question, random) for question in chosen]
+        return view, [flip(question, x=flip_x, y=flip_y) for question in chosen]
 
 
 def type_weights(clips: Sequence[Clip]) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Invents clips: what the first picture shows, what then happens, and what can be asked about it.
 
 A clip's start and its events are drawn from separate streams of random numbers: whatever happens, the first picture is
-the same. That makes questions of the groups `motion` and `binding` unanswerable from it.
+the same. That makes questions of the groups `motion` and `binding` unanswerable from it. In `who` and `order` the deal
+decides which thing has which colour and which one moves, together, so that no colour is likelier to be the answer.
 """
 
 from __future__ import annotations
