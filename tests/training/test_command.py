@@ -30,6 +30,7 @@ def test_the_whole_script_improves_over_its_start_on_a_tenth_of_the_data(tmp_pat
         "SCALE": "0.1",
         "STEPS_SCALE": "0.01",
         "LIMIT": "12",
+        "ROWS_LIMIT": "6",
     }
     command = [ROOT / "training" / "runs" / "cope_tiny.sh", tmp_path]
     result = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
@@ -42,7 +43,7 @@ def test_the_whole_script_improves_over_its_start_on_a_tenth_of_the_data(tmp_pat
     assert last < first
     report = json.loads((tmp_path / "eval.json").read_text())
     fields = "motion_acc appearance_acc binding_acc by_type chance delta_zeroed i_only motion_tokens_only"
-    fields += " residual_tokens_only by_keyframes native transcode retrieval"
+    fields += " residual_tokens_only by_keyframes native transcode paper margins retrieval"
     assert set(fields.split()) <= set(report)
     assert all(0 <= row["acc"] <= 100 and row["questions"] == 12 for row in report["by_type"].values())
     assert len(report["by_type"]) == 19

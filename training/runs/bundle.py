@@ -27,11 +27,21 @@ _COLUMNS = {
 
 def by_type(report: dict[str, Any]) -> str:
     """Accuracies of every question type as a Markdown table."""
-    headings = ["group", "question type", "n", "accuracy", "chance", "object unknown", *_COLUMNS.values()]
+    headings = [
+        "group",
+        "question type",
+        "n",
+        "accuracy",
+        "95% interval",
+        "chance",
+        "object unknown",
+        *_COLUMNS.values(),
+    ]
     lines = ["| " + " | ".join(headings) + " |", "|---|---|" + "---:|" * (len(headings) - 2)]
     for name, row in report["by_type"].items():
         unknown = "" if row["object_unknown"] is None else f"{row['object_unknown']:.0f}"
-        cells = [row["group"], f"`{name}`", str(row["questions"]), f"**{row['acc']:.1f}**", f"{row['chance']:.0f}"]
+        cells = [row["group"], f"`{name}`", str(row["questions"]), f"**{row['acc']:.1f}**"]
+        cells += ["{:.0f} to {:.0f}".format(*row["ci95"]), f"{row['chance']:.0f}"]
         cells += [unknown, *(f"{report[column]['by_type'][name]:.0f}" for column in _COLUMNS)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -50,8 +60,12 @@ def by_keyframes(report: dict[str, Any]) -> str:
 
 def card(report: dict[str, Any], facts: dict[str, Any], parameters: int, layers: int) -> str:
     """The model card."""
-    runs: list[tuple[str, Any]] = [(name, facts[name]) for name in ("vision", "pretrain", "decode") if name in facts]
-    runs += [(f"finetune, part {number}", run) for number, run in enumerate(facts["finetune"], 1)]
+    runs: list[tuple[str, Any]] = [(name, facts[name]) for name in ("vision", "pretrain") if name in facts]
+    tuned = [(f"finetune, part {number}", run) for number, run in enumerate(facts["finetune"], 1)]
+    # The delta-encoder is trained against the primitives after the part on pictures alone, see `cope_tiny.sh`.
+    if "decode" in facts:
+        tuned.insert(min(2, len(tuned)), ("decode", facts["decode"]))
+    runs += tuned
     stages = "\n".join(
         f"- **{name}**: {run['steps']:,} steps of {run['batch']}, learning rate {run['lr']:g}{_asked(run)}"
         for name, run in runs

@@ -5,7 +5,8 @@
 #   SCALE=0.1 training/runs/cope_tiny.sh OUT   a tenth of the clips and steps; STEPS_SCALE is for the steps alone
 #
 # Run it again after a kill and it goes on where it stopped. COPE names the command, WORKERS the processes that make
-# data, LOADERS those that make batches (worth it where a GPU waits for them), LIMIT the held-out questions per type.
+# data, LOADERS those that make batches (worth it where a GPU waits for them), LIMIT the held-out questions per type,
+# ROWS_LIMIT those of ablations and comparisons.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 OUT=${1:-runs/cope-tiny}
@@ -33,7 +34,8 @@ $COPE train make-data "$OUT/data" --clips "$(clips 6000)" --seed "$SEED" --worke
 # More of what is hard to learn and rare: of 6,000 clips 316 have a thing that appears or disappears.
 $COPE train make-data "$OUT/more" --clips "$(clips 4800)" --seed $((SEED + 1)) --workers "$WORKERS" \
   --kinds appear,appear,appear,who,who,named,named,order,order,order,move,move
-$COPE train make-data "$OUT/held-out" --clips "$(clips 3612)" --seed "$SEED" --held-out --workers "$WORKERS"
+# The clips that the figures are of; while the recipe was tried, others were looked at (seed 0).
+$COPE train make-data "$OUT/held-out" --clips "$(clips 3612)" --seed $((SEED + 100)) --held-out --workers "$WORKERS"
 
 train vision "$OUT/vision" --preset tiny --steps "$(steps 450 10)" --batch 32 --lr 1.5e-3 --warmup "$(steps 30 2)"
 train pretrain "$OUT/pretrain" --model "$OUT/vision/model" --data "$OUT/data" \
@@ -92,24 +94,37 @@ finetune() {
   narrow "$1-who" "$1-speed" 200 28 who_moves,order,moving_corner,appear
   narrow "$1-order" "$1-who" 220 29 who_moves,order
   narrow "$1-named" "$1-order" 180 30 named_direction,who_moves
-  # 8. Everything twice more: what the narrow parts have not asked for comes back, and what they have brought stays.
+  # 8. Everything: what the narrow parts have not asked for comes back, and what they have brought stays. Then the same
+  #    once more for what still lags.
   everything() {
     tune "$1" "$2/model" "$3" 24 "$4" "${LANGUAGE[@]}" "${MORE[@]}" "${ALL[@]}" --questions 12 --focus --zeroed 0.08 \
       --without 0.1 --lr "$5" --groups \
       side,colour,count,corner,contents,motion,which_moves,who_moves,named_direction,order,moving_corner,before
   }
   everything "$1-whole" "$1-named" 620 31 1e-3
-  everything "$1-last" "$1-whole" 180 33 5e-4
+  everything "$1-settled" "$1-whole" 180 33 5e-4
+  everything "$1-longer" "$1-settled" 500 34 8e-4
+  narrow "$1-changes" "$1-longer" 150 35 appear,before,speed
+  everything "$1-last" "$1-changes" 300 36 6e-4
 }
 finetune "$OUT/finetune" "$OUT/pretrain/model"
 
-# What stage 1 is worth, at equal steps: NO_PRETRAIN=1 trains the comparison too, which doubles the time.
-compare=()
+# figures FILE ARGUMENTS: what `cope train eval` says, or no file.
+figures() {
+  $COPE train eval "${@:2}" ${LIMIT:+--limit "$LIMIT"} ${ROWS_LIMIT:+--rows-limit "$ROWS_LIMIT"} --json \
+    --workers "$WORKERS" >"$1.part"
+  mv "$1.part" "$1"
+}
+
+# What stage 1 is worth, at equal steps: NO_PRETRAIN=1 trains the same beginning of stage 2 with and without it. Part 3
+# trains the delta-encoder against the primitives in both cases, so the finished model would not tell.
 if [ -n "${NO_PRETRAIN:-}" ]; then
-  finetune "$OUT/no-pretrain" "$OUT/vision/model"
-  compare=(--no-pretrain "$OUT/no-pretrain-last/model")
+  for start in pretrain vision; do
+    tune "$OUT/short-from-$start" "$OUT/$start/model" 150 24 0 --keyframes 1 --groups motion --dtype float16
+  done
+  figures "$OUT/no_pretrain.json" "$OUT/short-from-pretrain/model" "$OUT/held-out" --rows none \
+    --no-pretrain "$OUT/short-from-vision/model"
 fi
 
-$COPE train eval "$OUT/finetune-last/model" "$OUT/held-out" --pretrained "$OUT/pretrain" "${compare[@]}" \
-  ${LIMIT:+--limit "$LIMIT"} --json --workers "$WORKERS" >"$OUT/eval.json"
+figures "$OUT/eval.json" "$OUT/finetune-last/model" "$OUT/held-out" --pretrained "$OUT/pretrain"
 echo "wrote $OUT/finetune-last/model and $OUT/eval.json"
