@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
@@ -35,16 +36,18 @@ _TEXT_TOKENS = 512  # of a context, kept for questions and answers
 def open_data(
     data: Sequence[Path], cache: Path, *, side: int, options: VideoOptions, workers: int
 ) -> tuple[list[Clip], primitives.Cache]:
-    """Read annotations and the primitives of their videos; says which videos cannot be used.
+    """Read annotations and the primitives of their videos; says which records and videos cannot be used.
 
     Raises:
         ValueError: no question, or not one usable video.
     """
-    clips = qa.read(data)
+    bad: list[tuple[str, str]] = []
+    clips = qa.read(data, lambda name, reason: bad.append((name, reason)))
+    _name(bad, f"bad records skipped: {len(bad)}; questions left: {sum(len(clip.questions) for clip in clips)}")
     found = primitives.build(
         cache, [clip.path for clip in clips], [clip.name for clip in clips], options=options, side=side, workers=workers
     )
-    _name(found.skipped, len(clips))
+    _name(found.skipped, f"skipped {len(found.skipped)} of {len(clips)} videos")
     return clips, found
 
 
@@ -69,17 +72,19 @@ def without_long(found: primitives.Cache, geometry: Geometry, keyframes: int, co
         if video and tokens > most:
             long.append((video.name, f"{tokens} visual tokens are too many for a context of {context}; see --max-gops"))
         videos.append(video if tokens <= most else None)
-    _name(long, len(videos))
+    _name(long, f"skipped {len(long)} of {len(videos)} videos")
     if all(video is None for video in videos):
         raise ValueError(f"none of the {len(videos)} videos fits into the model's context; {long[0][0]}: {long[0][1]}")
     return primitives.Cache(tuple(videos), (*found.skipped, *long))
 
 
-def _name(skipped: Sequence[tuple[str, str]], total: int) -> None:
+def _name(skipped: Sequence[tuple[str, str]], summary: str) -> None:
+    if not PartialState().is_main_process:  # every process finds the same
+        return
     for name, reason in skipped:
         jobs.stderr.print(f"skipped {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
     if skipped:
-        jobs.stderr.print(f"skipped {len(skipped)} of {total} videos")
+        jobs.stderr.print(summary, highlight=False, soft_wrap=True)
 
 
 def train_vision(preset: str, out: Path, settings: loop.Settings, *, stop_at: int | None = None) -> list[float]:
