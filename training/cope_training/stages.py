@@ -16,7 +16,7 @@ from cope_codec import I_SLOT, P_SLOT
 from cope_codec.options import VideoOptions
 from cope_model.presets import Geometry
 from cope_model.reference import CoPEModel
-from cope_training import directories, finetune, jobs, loop, primitives, qa
+from cope_training import directories, finetune, identity, jobs, loop, network, primitives, qa
 from cope_training.batches import Mixture, QuestionBatches
 from cope_training.decoding import LR_SCALE, Decoded
 from cope_training.files import read_json
@@ -113,7 +113,10 @@ def train_vision(preset: str, out: Path, settings: loop.Settings, *, stop_at: in
         world=accelerator.num_processes,
     )
     groups = [loop.Group(list(objective.parameters()))]
-    losses = loop.train(accelerator, objective, groups, batches, settings, out, "vision", stop_at=stop_at)
+    defining = {"stage": "vision", "preset": preset}
+    losses = loop.train(
+        accelerator, objective, groups, batches, settings, out, "vision", defining=defining, stop_at=stop_at
+    )
     if accelerator.is_main_process and len(losses) == settings.steps:
         directories.save(model, preset, out / MODEL, facts={"vision": asdict(settings)})
     accelerator.wait_for_everyone()
@@ -149,8 +152,9 @@ def pretrain(
     """
     accelerator = loop.make_accelerator(settings)
     model = directories.load(source, missing_delta=True, seed=settings.seed)
+    begun = identity.of_model(model)
     with accelerator.main_process_first():
-        _, found = open_data(data, cache, side=model.config.geometry.side, options=options, workers=workers)
+        clips, found = open_data(data, cache, side=model.config.geometry.side, options=options, workers=workers)
     model.to(accelerator.device)
     torch.manual_seed(settings.seed + 2)
     objective = NextFrame(model) if objective_name == "next-frame" else Decoded(model)
@@ -168,7 +172,17 @@ def pretrain(
             loop.Group(list(objective.delta.parameters())),
             loop.Group(list(objective.decoding.parameters()), LR_SCALE),
         ]
-    losses = loop.train(accelerator, objective, groups, batches, settings, out, "pretrain", stop_at=stop_at)
+    defining = {
+        "stage": "pretrain",
+        "objective": objective_name,
+        "model": begun,
+        "data": identity.of_data(clips, found.videos),
+        "flips": flips,
+        **asdict(options),
+    }
+    losses = loop.train(
+        accelerator, objective, groups, batches, settings, out, "pretrain", defining=defining, stop_at=stop_at
+    )
     if accelerator.is_main_process and len(losses) == settings.steps:
         name = "pretrain" if isinstance(objective, NextFrame) else "decode"
         facts = {**_facts(source), name: {**asdict(settings), "skipped": len(found.skipped)}}
@@ -217,6 +231,7 @@ def tune(
     """
     accelerator = loop.make_accelerator(settings)
     model = directories.load(source, missing_delta=True, seed=settings.seed)
+    begun = identity.of_model(model)
     if layers is not None:
         deepen(model, layers, settings.seed)
     config = model.config
@@ -242,7 +257,20 @@ def tune(
     objective = finetune.Answering(model, focus=focus, decode=decode)
     if decode:
         groups.append(loop.Group(list(objective.decoding.parameters()), LR_SCALE))
-    losses = loop.train(accelerator, objective, groups, batches, settings, out, "finetune", stop_at=stop_at)
+    defining = {
+        "stage": "finetune",
+        "model": begun,
+        "data": identity.of_data(clips, found.videos),
+        **asdict(options),
+        **asdict(mixture),
+        "part_lr": {name: scales.get(name, 1.0) for name in network.PARTS},
+        "layers": config.text_config.num_hidden_layers,
+        "focus": focus,
+        "decode": decode,
+    }
+    losses = loop.train(
+        accelerator, objective, groups, batches, settings, out, "finetune", defining=defining, stop_at=stop_at
+    )
     if accelerator.is_main_process and len(losses) == settings.steps:
         before = _facts(source)
         run = {
