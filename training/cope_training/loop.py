@@ -8,12 +8,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -21,6 +22,9 @@ from cope_training import jobs
 
 Precision = Literal["auto", "no", "bf16"]
 _STATE = "state.pt"
+# All processes wait while the first extracts primitives, which may take hours; torch's 10 minutes would end them. One
+# that fails does not make the others wait: the launcher ends them.
+_TIMEOUT = timedelta(days=1)
 
 
 class Movable(Protocol):
@@ -111,9 +115,12 @@ def bf16_pays(device: torch.device) -> bool:
 
 def make_accelerator(settings: Settings) -> Accelerator:
     """Accelerate's view of the machine: one device or several, and the precision."""
+    # Whichever of accelerate's states comes first makes the process group. This one does not read the launcher's --cpu,
+    # without which processes on CPU would not know of each other.
+    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=_TIMEOUT).device
     wanted = settings.precision
     if wanted == "auto":
-        wanted = "bf16" if bf16_pays(PartialState().device) else "no"
+        wanted = "bf16" if bf16_pays(device) else "no"
     # A batch without P slots leaves the delta-encoder without a gradient.
     several = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(
