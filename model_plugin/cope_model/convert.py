@@ -8,8 +8,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from cope_model.presets import DELTA_KEYS, PRESETS
 from cope_model.reference import CoPEModel
 from cope_model.tokenizer import IMAGE, VIDEO, chat_template
 from cope_model.weights import DELTA, INDEX, cope_name, mismatches, shards
+from cope_model.whole import appearing
 
 DELTA_METADATA = "cope_delta"  # key in a delta file's metadata: the settings of `DELTA_KEYS`, as JSON
 _SYSTEM = "You are a helpful assistant."  # what Qwen2's own template says, and LLaVA-Video was trained with
@@ -81,7 +81,7 @@ def join(
         raise ValueError(f"{base} and {delta} do not make a model:\n  " + "\n  ".join(wrong))
 
     total = sum(weight.nbytes for group in groups.values() for weight in group)
-    with _appearing(out, overwrite) as target:
+    with appearing(out, overwrite) as target:
         _write_files(base, target, config)
         done = 0
         weight_map: dict[str, str] = {}
@@ -247,22 +247,3 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
         raise ValueError(f"{out} exists; --overwrite replaces it")
     if not (out / "config.json").is_file():
         raise ValueError(f"{out} is no model directory (it has no config.json) and is not replaced")
-
-
-@contextmanager
-def _appearing(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A directory beside `out` that takes its place at the end, or leaves nothing."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        yield building
-        building.chmod(0o755)  # mkdtemp's 0700 would hide it from a server that runs as another user
-        if overwrite and out.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
-            out.rename(old / out.name)
-            building.rename(out)
-            shutil.rmtree(old)
-        else:
-            building.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)

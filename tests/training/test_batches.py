@@ -125,6 +125,26 @@ def test_tokens_that_will_be_zero_are_not_computed_and_zero(data: Path, tmp_path
     torch.testing.assert_close(tokens, expected)
 
 
+def test_a_batch_without_delta_tokens_trains_with_decoding(data: Path, tmp_path: Path, model_dir: Path) -> None:
+    """No P slots at all; and P slots whose tokens are all zeroed."""
+    model = Reference.load(model_dir).model
+    objective, alone = Answering(model, decode=0.5), Answering(model)
+    asked = list(objective.decoding.parameters())
+    for without in (1.0, 0.0):
+        mixture = Mixture(keyframes=(1,), without=without, zeroed=1 - without)
+        batch = batches(data, tmp_path / "cache", model_dir, mixture)[0]
+        assert len(batch.kept) == (0 if without else 4 * 7)
+        assert not batch.kept.any()
+        objective.zero_grad(set_to_none=True)
+        loss, numbers = objective(batch)
+        assert float(loss) == pytest.approx(float(alone(batch)[0]))
+        assert float(numbers["motion_lost"]) == float(numbers["residual_lost"]) == 0
+        loss.backward()
+        # Zeros, not nothing: what a process with P slots has learnt must not be missing from the mean.
+        assert all(parameter.grad is not None and not parameter.grad.any() for parameter in asked)
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
 def test_the_loss_is_the_weighted_mean(data: Path, tmp_path: Path, model_dir: Path) -> None:
     made = batches(data, tmp_path / "cache", model_dir, Mixture(keyframes=(1,)))
     objective = Answering(Reference.load(model_dir).model)

@@ -86,6 +86,39 @@ def test_fine_tuning_resumes_after_a_kill_with_the_same_loss_curve(data: Path, t
     assert [row["loss"] for row in killed] == pytest.approx([row["loss"] for row in whole], rel=1e-5)
 
 
+def test_a_run_that_asked_or_trained_something_else_is_not_resumed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out, cache = write_small(tmp_path), tmp_path / "run", ["--cache", str(tmp_path / "cache")]
+    assert tune(data, model, out, *cache, "--steps", "2") == 0
+    for words, message in (
+        (["--keyframes", "1"], "with keyframes [1, 4], not [1]"),
+        (["--questions", "3"], "with questions 8, not 3"),
+        (["--groups", "motion"], "with groups [], not ['motion']"),
+        (["--no-flips"], "with flips True, not False"),
+        (["--part-lr", "delta=0.5"], "with part_lr {"),
+        (["--focus"], "with focus False, not True"),
+        (["--decode", "0.1"], "with decode 0.0, not 0.1"),
+        (["--layers", "4"], "with layers 2, not 4"),
+    ):
+        assert tune(data, model, out, *cache, "--steps", "2", *words) == 2
+        assert message in capsys.readouterr().err
+    assert tune(data, write_small(tmp_path / "other", seed=2), out, *cache, "--steps", "2") == 2
+    assert "holds a run with model " in capsys.readouterr().err
+    # The same clips with one question less; their primitives are in the cache.
+    rows = json.loads((data / "annotations.json").read_text())
+    other = data / "less.json"
+    other.write_text(json.dumps(rows[1:]))
+    try:
+        assert tune(other, model, out, *cache, "--steps", "2") == 2
+    finally:
+        other.unlink()
+    told = capsys.readouterr().err
+    assert f"with data {len(rows)} questions about 24 clips" in told
+    assert f"not {len(rows) - 1} questions about 24 clips" in told
+    assert tune(data, model, out, *cache, "--steps", "2", "--part-lr", "delta=1", "--dtype", "bfloat16") == 0
+
+
 def test_frozen_parts_stay_as_they_are(data: Path, tmp_path: Path) -> None:
     model = write_small(tmp_path)
     frozen = ["--part-lr", "vision=0", "--part-lr", "language=0", "--cache", str(tmp_path / "cache")]

@@ -1,6 +1,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,11 +27,16 @@ class Fit(nn.Module):
         return loss, {"double": 2 * loss.detach()}
 
 
-def run(folder: Path, settings: Settings, stop_at: int | None = None) -> tuple[list[float], Fit]:
+def run(
+    folder: Path, settings: Settings, stop_at: int | None = None, defining: dict[str, Any] | None = None
+) -> tuple[list[float], Fit]:
     fit = Fit()
     groups = [loop.Group(list(fit.parameters()))]
     accelerator = loop.make_accelerator(settings)
-    return loop.train(accelerator, fit, groups, Numbers(), settings, folder, "fit", stop_at=stop_at), fit
+    losses = loop.train(
+        accelerator, fit, groups, Numbers(), settings, folder, "fit", defining=defining, stop_at=stop_at
+    )
+    return losses, fit
 
 
 SETTINGS = Settings(steps=40, batch=4, lr=0.1, warmup=5, precision="no", save_every=6, log_every=1)
@@ -52,6 +58,33 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     run(tmp_path, SETTINGS, stop_at=6)
     with pytest.raises(ValueError, match=r"holds a run with lr 0.1, not 0.2"):
         run(tmp_path, Settings(**{**SETTINGS.defining(), "lr": 0.2}))
+
+
+def test_a_run_with_other_data_or_questions_is_refused(tmp_path: Path) -> None:
+    asked = {"data": "7 questions", "groups": ("motion", "colour+"), "part_lr": {"vision": 0.0}, "layers": None}
+    run(tmp_path, SETTINGS, stop_at=6, defining=asked)
+    with pytest.raises(ValueError, match=r"holds a run with data 7 questions, not 8 questions: remove it"):
+        run(tmp_path, SETTINGS, defining={**asked, "data": "8 questions"})
+    with pytest.raises(ValueError, match=r"with groups \['motion', 'colour\+'\], not \['motion'\]"):
+        run(tmp_path, SETTINGS, defining={**asked, "groups": ("motion",)})
+    with pytest.raises(ValueError, match=r"with part_lr \{'vision': 0.0\}, not \{'vision': 0.1\}"):
+        run(tmp_path, SETTINGS, defining={**asked, "part_lr": {"vision": 0.1}})
+    assert len(run(tmp_path, SETTINGS, defining=asked)[0]) == SETTINGS.steps
+
+
+def test_a_state_of_an_older_version_is_resumed_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, _ = run(tmp_path / "whole", SETTINGS)
+    folder = tmp_path / "old"
+    run(folder, SETTINGS, stop_at=12)
+    state = torch.load(folder / "state.pt", weights_only=True)
+    del state["run"]
+    torch.save({**state, "settings": SETTINGS.defining()}, folder / "state.pt")
+    capsys.readouterr()
+    with pytest.raises(ValueError, match="holds a run with seed 0, not 1"):
+        run(folder, Settings(**{**SETTINGS.defining(), "seed": 1}))
+    resumed, _ = run(folder, SETTINGS, defining={"data": "7 questions"})
+    assert resumed == pytest.approx(whole, rel=1e-6)
+    assert "an older version, which does not tell processes, data: going on" in capsys.readouterr().err
 
 
 def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path: Path) -> None:

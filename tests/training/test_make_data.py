@@ -79,9 +79,46 @@ def test_annotations_from_elsewhere_are_read_and_bad_ones_named(tmp_path: Path) 
         ("Who is it?", "A cat.", ""),
         ("What does it do?", "It sleeps.", ""),
     ]
-    path.write_text(json.dumps([{"id": "1", "conversations": turns}]))
-    with pytest.raises(ValueError, match="record 0 lacks 'video'"):
-        qa.read([path])
     path.write_text("[]")
     with pytest.raises(ValueError, match="no question"):
         qa.read([path])
+
+
+TURNS = [{"from": "human", "value": "<image>\nWho is it?"}, {"from": "gpt", "value": "A cat."}]
+BAD_RECORDS: list[tuple[object, str]] = [
+    ("a cat", "not an object"),
+    ({"conversations": TURNS}, "no name of a video in video"),
+    ({"video": 7, "conversations": TURNS}, "no name of a video in video"),
+    ({"video": "a.mp4"}, "no list of turns in conversations"),
+    ({"video": "a.mp4", "conversations": ["Who?", "A cat."]}, "no list of turns in conversations"),
+    ({"video": "a.mp4", "conversations": TURNS[:1]}, "no question with an answer"),
+    ({"video": "a.mp4", "conversations": TURNS[::-1]}, "from 'gpt' where one from human belongs"),
+    (
+        {"video": "a.mp4", "conversations": [TURNS[0], {"from": "gpt", "value": None}]},
+        "gpt in conversations has no text",
+    ),
+    ({"video": "a.mp4", "conversations": TURNS, "type": "colour", "options": [1, 2]}, "options is no list of texts"),
+]
+
+
+def test_bad_records_are_left_out_and_named_and_none_left_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "llava.json"
+    path.write_text(json.dumps([row for row, _ in BAD_RECORDS] + [{"video": "b.mp4", "conversations": TURNS}]))
+    skipped: list[tuple[str, str]] = []
+    (clip,) = qa.read([path], lambda *bad: skipped.append(bad))
+    assert clip.name == "b.mp4"
+    assert [name for name, _ in skipped] == [f"{path}: record {number}" for number in range(len(BAD_RECORDS))]
+    for (_, reason), (_, expected) in zip(skipped, BAD_RECORDS, strict=True):
+        assert expected in reason
+    with pytest.raises(ValueError, match="record 0: not an object"):
+        qa.read([path])
+    path.write_text(json.dumps([row for row, _ in BAD_RECORDS]))
+    with pytest.raises(ValueError, match=r"no question in .*; the first of 9 bad records, .* record 0: not an object"):
+        qa.read([path], lambda *bad: None)
+
+
+def test_data_that_is_named_twice_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(data)
+    for again in (data, data / "annotations.json", data / ".." / data.name, tmp_path / "link"):
+        with pytest.raises(ValueError, match=r"data names .* twice"):
+            qa.read([data, again])

@@ -44,7 +44,7 @@ class Decoding(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, tokens: Tensor, motion: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared error as a share of what each frame holds, a mean over frames: of motion, of residuals.
+        """Squared error as a share of what each frame holds, a mean over frames: of motion, of residuals. No frames: 0.
 
         A frame's own share, because a pan moves every cell and would otherwise count more than all things together.
 
@@ -77,7 +77,9 @@ def coarse_residual(residual: Tensor) -> Tensor:
 def _unexplained(said: Tensor, true: Tensor) -> Tensor:
     true = _SCALE * true
     error = (said.float() - true).square().mean(1)
-    return (error / (true.square().mean(1) + _REST)).mean()
+    # A mean over no frames would be NaN. The sum is 0, and the decoders still get a gradient, of zeros, which several
+    # processes average.
+    return (error / (true.square().mean(1) + _REST)).sum() / max(len(error), 1)
 
 
 class Decoded(nn.Module):

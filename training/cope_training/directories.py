@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from cope_model.checkpoint import make_config, write_files
 from cope_model.config import CoPEConfig
 from cope_model.presets import PRESETS
 from cope_model.reference import CoPEModel
+from cope_model.whole import appearing
 from cope_training.files import read_json, write_json
 
 _WEIGHTS = "*.safetensors*"
@@ -79,7 +79,7 @@ def load(directory: Path, *, missing_delta: bool = False, seed: int = 0) -> CoPE
 
 
 def save(model: CoPEModel, source: Path | str, directory: Path, *, dtype: str = "float32", facts: Any = None) -> None:
-    """Write a model directory; it appears when it is whole.
+    """Write a model directory; it appears when it is whole, and until then what was there stays.
 
     Args:
         model: the weights.
@@ -93,9 +93,7 @@ def save(model: CoPEModel, source: Path | str, directory: Path, *, dtype: str = 
     """
     if dtype not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=".building-", dir=directory.parent))
-    try:
+    with appearing(directory, overwrite=True) as building:
         if isinstance(source, str):
             write_files(building, PRESETS[source])
         else:
@@ -111,12 +109,6 @@ def save(model: CoPEModel, source: Path | str, directory: Path, *, dtype: str = 
         (building / "model.safetensors").chmod(0o644)  # safetensors makes it readable for its owner only
         if facts is not None:
             write_json(building / "training.json", facts, indent=2)
-        building.chmod(0o755)
-        if directory.exists():
-            shutil.rmtree(directory)
-        building.rename(directory)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _write_depth(path: Path, config: CoPEConfig) -> None:

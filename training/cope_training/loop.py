@@ -8,12 +8,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -21,6 +22,9 @@ from cope_training import jobs
 
 Precision = Literal["auto", "no", "bf16"]
 _STATE = "state.pt"
+# All processes wait while the first extracts primitives, which may take hours; torch's 10 minutes would end them. One
+# that fails does not make the others wait: the launcher ends them.
+_TIMEOUT = timedelta(days=1)
 
 
 class Movable(Protocol):
@@ -80,7 +84,7 @@ class Settings:
         return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(self.steps - self.warmup, 1)))
 
     def defining(self) -> dict[str, Any]:
-        """What must not change between a run and its continuation."""
+        """Those that must not change between a run and its continuation."""
         ignored = ("save_every", "log_every", "loaders")
         return {name: value for name, value in asdict(self).items() if name not in ignored}
 
@@ -111,9 +115,12 @@ def bf16_pays(device: torch.device) -> bool:
 
 def make_accelerator(settings: Settings) -> Accelerator:
     """Accelerate's view of the machine: one device or several, and the precision."""
+    # Whichever of accelerate's states comes first makes the process group. This one does not read the launcher's --cpu,
+    # without which processes on CPU would not know of each other.
+    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=_TIMEOUT).device
     wanted = settings.precision
     if wanted == "auto":
-        wanted = "bf16" if bf16_pays(PartialState().device) else "no"
+        wanted = "bf16" if bf16_pays(device) else "no"
     # A batch without P slots leaves the delta-encoder without a gradient.
     several = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(
@@ -130,6 +137,7 @@ def train(
     folder: Path,
     description: str,
     *,
+    defining: Mapping[str, Any] | None = None,
     stop_at: int | None = None,
 ) -> list[float]:
     """Train, or go on where a killed run stopped.
@@ -142,18 +150,20 @@ def train(
         settings: how.
         folder: for the state, the log and TensorBoard's files; made if missing.
         description: shown before the progress bar.
+        defining: what else must not change between a run and its continuation: JSON's values by name.
         stop_at: end early after this many steps, as a kill would; for tests.
 
     Returns:
         The loss of every step from the very first one.
 
     Raises:
-        ValueError: the folder holds a run with other settings, or the loss is no longer a number.
+        ValueError: the folder holds a run that something else defines, or the loss is no longer a number.
     """
+    run = _plain({**settings.defining(), "processes": accelerator.num_processes, **(defining or {})})
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(_decay(groups, settings), lr=settings.lr, betas=(0.9, 0.98))
     scales = [group["scale"] for group in optimizer.param_groups]
-    losses = _resume(folder, objective, optimizer, settings)
+    losses = _resume(folder, objective, optimizer, run, tell=accelerator.is_main_process)
     start = len(losses)
     if start >= settings.steps:
         return losses
@@ -192,7 +202,7 @@ def train(
             if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
                 accelerator.wait_for_everyone()
                 if accelerator.is_main_process:
-                    _save(folder, accelerator.unwrap_model(objective), optimizer, settings, losses)
+                    _save(folder, accelerator.unwrap_model(objective), optimizer, run, losses)
     return losses
 
 
@@ -220,25 +230,40 @@ def _stream(batches: Dataset[Any], start: int, end: int, loaders: int) -> Iterat
     return iter(loader)
 
 
-def _resume(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, settings: Settings) -> list[float]:
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as JSON gives it back, to compare with what was written."""
+    return dict(json.loads(json.dumps(values)))
+
+
+def _resume(
+    folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, run: Mapping[str, Any], *, tell: bool
+) -> list[float]:
     path = folder / _STATE
     if not path.exists():
         return []
     state = torch.load(path, map_location="cpu", weights_only=True)
-    for name, value in settings.defining().items():
-        if state["settings"].get(name) != value:
-            raise ValueError(
-                f"{folder} holds a run with {name} {state['settings'].get(name)}, not {value}: remove it to start anew"
-            )
+    before = state["run"] if "run" in state else state["settings"]  # older states know less of what defined them
+    for name, value in run.items():
+        if name in before and before[name] != value:
+            raise ValueError(f"{folder} holds a run with {name} {before[name]}, not {value}: remove it to start anew")
+    unknown = [name for name in run if name not in before]
+    if unknown and tell:
+        jobs.stderr.print(
+            f"{folder} holds a run of an older version, which does not tell {', '.join(unknown)}: going on with those "
+            "that are given now",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     objective.load_state_dict(state["objective"])
     optimizer.load_state_dict(state["optimizer"])
     return list(state["losses"])
 
 
-def _save(folder: Path, objective: nn.Module, optimizer: Any, settings: Settings, losses: Sequence[float]) -> None:
+def _save(folder: Path, objective: nn.Module, optimizer: Any, run: Mapping[str, Any], losses: Sequence[float]) -> None:
     """Write the state so that a kill at any moment leaves the old one or the new one."""
     state = {
-        "settings": settings.defining(),
+        "run": dict(run),
         "objective": objective.state_dict(),
         "optimizer": optimizer.state_dict(),
         "losses": list(losses),

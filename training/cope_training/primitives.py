@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,13 @@ import numpy.typing as npt
 import cope_codec
 from cope_codec.options import VideoOptions
 from cope_training import jobs
+from cope_training.arrays import GrowingArray
 from cope_training.files import read_json, write_json
 
 _FORMAT = 1  # raise when the files or what extraction yields change
 _SHARD = 64  # videos
+_AT_WORK = "at-work"  # file beside a growing shard while a video is being extracted
+_CRASHED = "the process that extracts it crashes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,12 @@ class _Shard:
     names: tuple[str, ...]
     options: VideoOptions
     side: int
+    building: Path = Path()  # where it grows, until it is whole
+    crashed_at: int | None = None  # the video that a process has already ended at
+
+
+class _UnusableError(Exception):
+    """A video cannot be read; says why."""
 
 
 def build(
@@ -123,8 +131,12 @@ def build(
         digest = hashlib.blake2b("\n".join(map(_identity, part)).encode(), digest_size=10).hexdigest()
         shards.append(_Shard(home / digest, part, tuple(names[start : start + _SHARD]), options, side))
     missing = [shard for shard in shards if not shard.folder.exists()]
-    for _ in jobs.run(_extract, missing, workers, "primitives", unit="videos", per_job=_SHARD):
-        pass
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=home) as temporary:
+        growing = [replace(shard, building=Path(temporary, str(n))) for n, shard in enumerate(missing)]
+        for _ in jobs.run(
+            _extract, growing, workers, "primitives", unit="videos", per_job=_SHARD, crashed=_without_what_crashes
+        ):
+            pass
     videos: list[CachedVideo | None] = []
     skipped: list[tuple[str, str]] = []
     for shard in shards:
@@ -151,39 +163,92 @@ def _identity(path: Path) -> str:
 
 
 def _extract(shard: _Shard) -> None:
-    """Extract the videos of a shard into its folder, which appears when all is there."""
-    building = Path(tempfile.mkdtemp(prefix=".building-", dir=shard.folder.parent))
+    """Extract the videos of a shard into its folder, which appears when all is there.
+
+    Goes on after the videos that a process before this one has extracted.
+    """
+    shard.building.mkdir(exist_ok=True)
+    entries = _entries(shard)
+    slots = sum(len(layout) for entry in entries for layout in entry.get("layouts", ()))
+    cells = shard.side // cope_codec.CELL_PX
+    with (
+        GrowingArray(shard.building / "pictures.npy", np.uint8, (shard.side, shard.side, 3), slots) as pictures,
+        GrowingArray(shard.building / "motion.npy", np.int16, (cells, cells, 2), slots) as motion,
+    ):
+        for path in shard.paths[len(entries) :]:
+            (shard.building / _AT_WORK).touch()
+            entry = _extract_video(path, shard, pictures, motion)
+            pictures.flush()
+            motion.flush()
+            _append(shard, entry)
+            entries.append(entry)
+            (shard.building / _AT_WORK).unlink()
+    _journal(shard).unlink()
+    write_json(shard.building / "index.json", entries)
     try:
-        index: list[dict[str, Any]] = []
-        pictures: list[npt.NDArray[np.uint8]] = []
-        motion: list[npt.NDArray[np.int16]] = []
-        slots = 0
-        for path in shard.paths:
-            try:
-                gops = list(cope_codec.open(path, shard.options).gops(shard.side))
-            except (cope_codec.CodecError, OSError) as error:
-                reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                index.append({"skipped": reason})
-                continue
-            layouts = [gop.layout.tolist() for gop in gops]
-            entry = {"codec": gops[0].codec, "mode": gops[0].mode, "first": slots, "layouts": layouts}
-            index.append(entry)
-            for gop in gops:
-                pictures.append(gop.frames())
-                motion.append(_by_slot(gop))
-                slots += len(gop.layout)
-        cells = shard.side // cope_codec.CELL_PX
-        empty = np.empty((0, shard.side, shard.side, 3), np.uint8), np.empty((0, cells, cells, 2), np.int16)
-        np.save(building / "pictures.npy", np.concatenate([empty[0], *pictures]))
-        np.save(building / "motion.npy", np.concatenate([empty[1], *motion]))
-        write_json(building / "index.json", index)
-        building.chmod(0o755)
-        building.rename(shard.folder)
+        shard.building.rename(shard.folder)
     except OSError:
         if not shard.folder.exists():  # otherwise another run was faster
             raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+
+
+def _extract_video(path: Path, shard: _Shard, pictures: GrowingArray, motion: GrowingArray) -> dict[str, Any]:
+    """Append a video's arrays, GOP by GOP, or nothing if it cannot be used; returns its entry in the index."""
+    first = len(pictures)
+    entry: dict[str, Any] = {"first": first, "layouts": []}
+    try:
+        for gop in _gops(path, shard):
+            pictures.append(gop.frames())
+            motion.append(_by_slot(gop))
+            entry |= {"codec": gop.codec, "mode": gop.mode}
+            entry["layouts"].append(gop.layout.tolist())
+    except _UnusableError as error:
+        pictures.cut(first)
+        motion.cut(first)
+        return {"skipped": str(error)}
+    return entry
+
+
+def _gops(path: Path, shard: _Shard) -> Iterator[cope_codec.GopPrimitives]:
+    try:
+        yield from cope_codec.open(path, shard.options).gops(shard.side)
+    except (cope_codec.CodecError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise _UnusableError(reason) from error
+
+
+def _journal(shard: _Shard) -> Path:
+    """Where a growing shard's entries are: a line each."""
+    return shard.building / "index.jsonl"
+
+
+def _entries(shard: _Shard) -> list[dict[str, Any]]:
+    path = _journal(shard)
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def _append(shard: _Shard, entry: dict[str, Any]) -> None:
+    with _journal(shard).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def _without_what_crashes(shard: _Shard) -> _Shard:
+    """What is left to do of a shard whose process has ended, as a fault of FFmpeg's ends it.
+
+    The video is tried once more: where memory is short, the system ends processes that are not to blame.
+
+    Raises:
+        RuntimeError: no video was at work.
+    """
+    at_work = shard.building / _AT_WORK
+    if not at_work.exists():
+        raise RuntimeError("a process that extracts primitives has ended before it came to a video")
+    at_work.unlink()
+    number = len(_entries(shard))
+    if shard.crashed_at != number:
+        return replace(shard, crashed_at=number)
+    _append(shard, {"skipped": _CRASHED})
+    return replace(shard, crashed_at=None)
 
 
 def _by_slot(gop: cope_codec.GopPrimitives) -> npt.NDArray[np.int16]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
@@ -15,7 +16,7 @@ from cope_codec import I_SLOT, P_SLOT
 from cope_codec.options import VideoOptions
 from cope_model.presets import Geometry
 from cope_model.reference import CoPEModel
-from cope_training import directories, finetune, jobs, loop, primitives, qa
+from cope_training import directories, finetune, identity, jobs, loop, network, primitives, qa
 from cope_training.batches import Mixture, QuestionBatches
 from cope_training.decoding import LR_SCALE, Decoded
 from cope_training.files import read_json
@@ -35,16 +36,18 @@ _TEXT_TOKENS = 512  # of a context, kept for questions and answers
 def open_data(
     data: Sequence[Path], cache: Path, *, side: int, options: VideoOptions, workers: int
 ) -> tuple[list[Clip], primitives.Cache]:
-    """Read annotations and the primitives of their videos; says which videos cannot be used.
+    """Read annotations and the primitives of their videos; says which records and videos cannot be used.
 
     Raises:
         ValueError: no question, or not one usable video.
     """
-    clips = qa.read(data)
+    bad: list[tuple[str, str]] = []
+    clips = qa.read(data, lambda name, reason: bad.append((name, reason)))
+    _name(bad, f"bad records skipped: {len(bad)}; questions left: {sum(len(clip.questions) for clip in clips)}")
     found = primitives.build(
         cache, [clip.path for clip in clips], [clip.name for clip in clips], options=options, side=side, workers=workers
     )
-    _name(found.skipped, len(clips))
+    _name(found.skipped, f"skipped {len(found.skipped)} of {len(clips)} videos")
     return clips, found
 
 
@@ -69,17 +72,19 @@ def without_long(found: primitives.Cache, geometry: Geometry, keyframes: int, co
         if video and tokens > most:
             long.append((video.name, f"{tokens} visual tokens are too many for a context of {context}; see --max-gops"))
         videos.append(video if tokens <= most else None)
-    _name(long, len(videos))
+    _name(long, f"skipped {len(long)} of {len(videos)} videos")
     if all(video is None for video in videos):
         raise ValueError(f"none of the {len(videos)} videos fits into the model's context; {long[0][0]}: {long[0][1]}")
     return primitives.Cache(tuple(videos), (*found.skipped, *long))
 
 
-def _name(skipped: Sequence[tuple[str, str]], total: int) -> None:
+def _name(skipped: Sequence[tuple[str, str]], summary: str) -> None:
+    if not PartialState().is_main_process:  # every process finds the same
+        return
     for name, reason in skipped:
         jobs.stderr.print(f"skipped {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
     if skipped:
-        jobs.stderr.print(f"skipped {len(skipped)} of {total} videos")
+        jobs.stderr.print(summary, highlight=False, soft_wrap=True)
 
 
 def train_vision(preset: str, out: Path, settings: loop.Settings, *, stop_at: int | None = None) -> list[float]:
@@ -108,7 +113,10 @@ def train_vision(preset: str, out: Path, settings: loop.Settings, *, stop_at: in
         world=accelerator.num_processes,
     )
     groups = [loop.Group(list(objective.parameters()))]
-    losses = loop.train(accelerator, objective, groups, batches, settings, out, "vision", stop_at=stop_at)
+    defining = {"stage": "vision", "preset": preset}
+    losses = loop.train(
+        accelerator, objective, groups, batches, settings, out, "vision", defining=defining, stop_at=stop_at
+    )
     if accelerator.is_main_process and len(losses) == settings.steps:
         directories.save(model, preset, out / MODEL, facts={"vision": asdict(settings)})
     accelerator.wait_for_everyone()
@@ -144,8 +152,9 @@ def pretrain(
     """
     accelerator = loop.make_accelerator(settings)
     model = directories.load(source, missing_delta=True, seed=settings.seed)
+    begun = identity.of_model(model)
     with accelerator.main_process_first():
-        _, found = open_data(data, cache, side=model.config.geometry.side, options=options, workers=workers)
+        clips, found = open_data(data, cache, side=model.config.geometry.side, options=options, workers=workers)
     model.to(accelerator.device)
     torch.manual_seed(settings.seed + 2)
     objective = NextFrame(model) if objective_name == "next-frame" else Decoded(model)
@@ -163,7 +172,17 @@ def pretrain(
             loop.Group(list(objective.delta.parameters())),
             loop.Group(list(objective.decoding.parameters()), LR_SCALE),
         ]
-    losses = loop.train(accelerator, objective, groups, batches, settings, out, "pretrain", stop_at=stop_at)
+    defining = {
+        "stage": "pretrain",
+        "objective": objective_name,
+        "model": begun,
+        "data": identity.of_data(clips, found.videos),
+        "flips": flips,
+        **asdict(options),
+    }
+    losses = loop.train(
+        accelerator, objective, groups, batches, settings, out, "pretrain", defining=defining, stop_at=stop_at
+    )
     if accelerator.is_main_process and len(losses) == settings.steps:
         name = "pretrain" if isinstance(objective, NextFrame) else "decode"
         facts = {**_facts(source), name: {**asdict(settings), "skipped": len(found.skipped)}}
@@ -212,6 +231,7 @@ def tune(
     """
     accelerator = loop.make_accelerator(settings)
     model = directories.load(source, missing_delta=True, seed=settings.seed)
+    begun = identity.of_model(model)
     if layers is not None:
         deepen(model, layers, settings.seed)
     config = model.config
@@ -237,7 +257,20 @@ def tune(
     objective = finetune.Answering(model, focus=focus, decode=decode)
     if decode:
         groups.append(loop.Group(list(objective.decoding.parameters()), LR_SCALE))
-    losses = loop.train(accelerator, objective, groups, batches, settings, out, "finetune", stop_at=stop_at)
+    defining = {
+        "stage": "finetune",
+        "model": begun,
+        "data": identity.of_data(clips, found.videos),
+        **asdict(options),
+        **asdict(mixture),
+        "part_lr": {name: scales.get(name, 1.0) for name in network.PARTS},
+        "layers": config.text_config.num_hidden_layers,
+        "focus": focus,
+        "decode": decode,
+    }
+    losses = loop.train(
+        accelerator, objective, groups, batches, settings, out, "finetune", defining=defining, stop_at=stop_at
+    )
     if accelerator.is_main_process and len(losses) == settings.steps:
         before = _facts(source)
         run = {
