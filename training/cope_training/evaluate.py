@@ -13,9 +13,9 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer
 
 from cope_codec.options import VideoOptions
+from cope_model.convert import load_tokenizer
 from cope_model.reference import CoPEModel
 from cope_training import answering, directories, over_http, retrieval, rows, scores, stages
 from cope_training.answering import Pair
@@ -56,7 +56,7 @@ class Evaluation:
         self._limit = limit
         config = self.model.config
         self._side = config.geometry.side
-        self._prompts = Prompts(AutoTokenizer.from_pretrained(directory), directories.video_token(config))
+        self._prompts = Prompts(load_tokenizer(directory), directories.video_token(config))
         self.pairs = self._open(VideoOptions())
 
     def _open(self, options: VideoOptions) -> list[Pair]:

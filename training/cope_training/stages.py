@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoTokenizer
 
 from cope_codec import I_SLOT, P_SLOT
 from cope_codec.options import VideoOptions
+from cope_model.convert import load_tokenizer
 from cope_model.presets import Geometry
 from cope_model.reference import CoPEModel
 from cope_training import directories, finetune, jobs, loop, primitives, qa
@@ -126,24 +126,26 @@ def pretrain(
     flips: bool,
     workers: int,
     objective_name: Objective = "next-frame",
+    delta_preset: str | None = None,
     stop_at: int | None = None,
 ) -> list[float]:
     """Stage 1: the delta-encoder alone.
 
     Args:
-        source: model directory; a delta-encoder that it lacks is drawn.
+        source: model directory or published checkpoint; a delta-encoder that it lacks is drawn.
         data, cache, options, workers: see `open_data`.
         out: folder of the run.
         settings: how to train.
         flips: mirror frames at random.
         objective_name: `next-frame`, against the frozen vision encoder as in the paper, or `decode`, see `decoding`.
+        delta_preset: see `directories.load`.
         stop_at: see `loop.train`.
 
     Returns:
         The loss of every step.
     """
     accelerator = loop.make_accelerator(settings)
-    model = directories.load(source, missing_delta=True, seed=settings.seed)
+    model = directories.load(source, missing_delta=True, delta_preset=delta_preset, seed=settings.seed)
     with accelerator.main_process_first():
         _, found = open_data(data, cache, side=model.config.geometry.side, options=options, workers=workers)
     model.to(accelerator.device)
@@ -191,12 +193,13 @@ def tune(
     focus: bool = False,
     decode: float = 0.0,
     dtype: str = "float32",
+    delta_preset: str | None = None,
     stop_at: int | None = None,
 ) -> list[float]:
     """Stage 2: end to end on questions.
 
     Args:
-        source: model directory.
+        source: model directory or published checkpoint; a delta-encoder that it lacks is drawn.
         data, cache, options, workers: see `open_data`.
         out: folder of the run.
         settings: how to train.
@@ -205,13 +208,14 @@ def tune(
         layers: make the language model that deep first (`growth.deepen`).
         focus, decode: see `finetune.Answering`.
         dtype: of the weights that are written.
+        delta_preset: see `directories.load`.
         stop_at: see `loop.train`.
 
     Returns:
         The loss of every step.
     """
     accelerator = loop.make_accelerator(settings)
-    model = directories.load(source, missing_delta=True, seed=settings.seed)
+    model = directories.load(source, missing_delta=True, delta_preset=delta_preset, seed=settings.seed)
     if layers is not None:
         deepen(model, layers, settings.seed)
     config = model.config
@@ -223,7 +227,7 @@ def tune(
     batches = QuestionBatches(
         clips,
         found.videos,
-        prompts=Prompts(AutoTokenizer.from_pretrained(source), video_token),
+        prompts=Prompts(load_tokenizer(source), video_token),
         geometry=config.geometry,
         video_token=video_token,
         mixture=mixture,
