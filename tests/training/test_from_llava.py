@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,17 @@ from llava import SIDE, write_llava
 from safetensors.torch import load_file
 
 import cope_codec
+from cope_codec import VideoOptions
 from cope_model import convert
 from cope_model.presets import PRESETS
-from cope_model.reference import Reference
+from cope_model.reference import CoPEModel, Reference
 from cope_model.weights import DELTA
 from cope_server.cli import main
-from cope_training import directories, qa
+from cope_training import answering, directories, network, primitives, qa
+from cope_training.answering import Pair
+from cope_training.batches import Batch, instruction_of, pack, tokens_of
+from cope_training.stages import without_long
+from cope_training.views import View, show
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +112,72 @@ def test_the_papers_widths_are_drawn_unless_told_otherwise(base: Path) -> None:
     settings = directories._config(base, False, None).delta
     assert (settings.width, settings.layers, settings.heads) == (1152, 4, 9)
     assert load_config(base).delta.width != 1152
+
+
+@pytest.fixture(scope="module")
+def told(base: Path, data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CoPEModel, Pair]:
+    """A model directory of the base, its model, and a clip whose own vectors are used."""
+    model = directories.load(base, missing_delta=True, delta_preset="tiny")
+    directory = tmp_path_factory.mktemp("told") / "model"
+    directories.save(model, base, directory)
+    clip = next(clip for clip in qa.read([data]) if cope_codec.open(clip.path).plan.mode == "native")
+    found = primitives.build(cache, [clip.path], [clip.name], options=VideoOptions(), side=SIDE, workers=1)
+    video = found.videos[0]
+    assert video is not None
+    return directory, model.eval(), (clip, video)
+
+
+def test_questions_come_with_the_times_that_the_reference_tells(base: Path, told: tuple[Path, CoPEModel, Pair]) -> None:
+    directory, model, (clip, video) = told
+    prompts = directories.prompts(base, model.config)
+    gops = [show(gop, View(2)) for gop in video.gops()]
+    questions = clip.questions[:2]
+    tokens = tokens_of(gops, model.config.geometry)
+    tree = pack(prompts, questions, tokens, instruction_of(prompts, video, gops))
+    opened = cope_codec.open(clip.path, keyframes_per_gop=2)
+    part = {"type": "video", "video": list(opened.gops(SIDE)), "seconds": opened.length_s}
+    token = model.config.video_token_id
+    for loaded in (Reference.load(directory), Reference.load(base)):
+        theirs = loaded.model.config.video_token_id
+        for segment, question in zip((1, 3), questions, strict=True):
+            message = {"role": "user", "content": [part, {"type": "text", "text": question.text}]}
+            expected = [token if id_ == theirs else id_ for id_ in loaded.generate([message], 0).prompt_token_ids]
+            seen = [id_ for id_, owner in zip(tree.ids, tree.segments, strict=True) if owner in (0, segment)]
+            assert seen == expected
+            words = loaded.tokenizer.decode([id_ for id_ in seen if id_ != token])
+            assert f"The video lasts for {opened.length_s:.2f} seconds, and 8 frames" in words
+
+
+def test_evaluation_tells_the_times_too(told: tuple[Path, CoPEModel, Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+    directory, model, (clip, video) = told
+    prompts = directories.prompts(directory, model.config)
+    asked = replace(clip, questions=tuple(question for question in clip.questions if question.options)[:1])
+    seen: list[list[int]] = []
+    real = network.target_logits
+
+    def watched(model: CoPEModel, batch: Batch) -> torch.Tensor:
+        seen.append(batch.ids[0].tolist())
+        return real(model, batch)
+
+    monkeypatch.setattr(network, "target_logits", watched)
+    answering.answer(model, prompts, [(asked, video)], View(1), batch=1, description="test")
+    gops = [show(gop, View(1)) for gop in video.gops()]
+    instruction = instruction_of(prompts, video, gops)
+    assert instruction is not None
+    root = prompts.root(tokens_of(gops, model.config.geometry), asked.questions[0].text, instruction)
+    assert seen[0][: len(root)] == root
+
+
+def test_a_video_whose_times_do_not_fit_is_left_out(told: tuple[Path, CoPEModel, Pair]) -> None:
+    directory, model, (_, video) = told
+    prompts, geometry = directories.prompts(directory, model.config), model.config.geometry
+    tokens = geometry.tokens(1, 7)
+    words = len(prompts.told(prompts.instruction(video.seconds, video.timestamps_s[0])))
+    found = primitives.Cache((video, replace(video, layouts=((0,),), timestamps_s=((0.0,),))), ())
+    context = tokens + words + 512
+    assert without_long(found, geometry, 1, context, prompts).videos == found.videos
+    assert without_long(found, geometry, 1, context - 1, prompts).videos == (None, found.videos[1])
+    assert without_long(found, geometry, 1, context - 1).videos == found.videos
 
 
 def test_mistakes_are_named(base: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from cope_model.presets import DELTA_KEYS, PRESETS
 from cope_model.reference import CoPEModel, read_weights
 from cope_model.weights import DELTA
 from cope_training.files import read_json, write_json
+from cope_training.packing import Prompts
 
 _WEIGHTS = "*.safetensors*"
 _DRAWN = "7b"  # whose delta-encoder a published checkpoint gets: the paper's widths
@@ -35,6 +36,16 @@ def video_token(config: CoPEConfig) -> int:
     if config.video_token_id is None:
         raise ValueError("config.json names no video_token_id")
     return int(config.video_token_id)
+
+
+def prompts(directory: Path, config: CoPEConfig) -> Prompts:
+    """How questions are put to a model.
+
+    Args:
+        directory: whose tokenizer and chat template; of either kind.
+        config: of the model that `load` made of it.
+    """
+    return Prompts(convert.load_tokenizer(directory), video_token(config), times=config.add_time_instruction)
 
 
 def fresh(preset: str, seed: int) -> CoPEModel:

@@ -15,11 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cope_codec.options import VideoOptions
-from cope_model.convert import load_tokenizer
 from cope_model.reference import CoPEModel
 from cope_training import answering, directories, over_http, retrieval, rows, scores, stages
 from cope_training.answering import Pair
-from cope_training.packing import Prompts
 from cope_training.scores import Answered
 from cope_training.views import Deltas, View
 
@@ -56,7 +54,7 @@ class Evaluation:
         self._limit = limit
         config = self.model.config
         self._side = config.geometry.side
-        self._prompts = Prompts(load_tokenizer(directory), directories.video_token(config))
+        self._prompts = directories.prompts(directory, config)
         self.pairs = self._open(VideoOptions())
 
     def _open(self, options: VideoOptions) -> list[Pair]:

@@ -25,7 +25,7 @@ from cope_codec.options import VideoOptions
 from cope_training import jobs
 from cope_training.files import read_json, write_json
 
-_FORMAT = 1  # raise when the files or what extraction yields change
+_FORMAT = 2  # raise when the files or what extraction yields change
 _SHARD = 64  # videos
 
 
@@ -37,11 +37,13 @@ class Gop:
         layout: 0 = I and 1 = P for each of T slots.
         pictures: uint8 (T, S, S, 3), RGB.
         motion: int16 (T, C, C, 2), source minus destination, sixteenths of a model pixel; zero at I slots.
+        timestamps_s: true times of the T slots, seconds.
     """
 
     layout: tuple[int, ...]
     pictures: npt.NDArray[np.uint8]
     motion: npt.NDArray[np.int16]
+    timestamps_s: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class CachedVideo:
         shard: folder of the arrays.
         first: its first slot in them.
         layouts: of its GOPs.
+        timestamps_s: true times of its slots, seconds, GOP by GOP.
+        seconds: length of the whole video.
     """
 
     name: str
@@ -63,14 +67,16 @@ class CachedVideo:
     shard: Path
     first: int
     layouts: tuple[tuple[int, ...], ...]
+    timestamps_s: tuple[tuple[float, ...], ...]
+    seconds: float
 
     def gops(self) -> list[Gop]:
         """Read the GOPs; the arrays are views of the file."""
         pictures = np.load(self.shard / "pictures.npy", mmap_mode="r")
         motion = np.load(self.shard / "motion.npy", mmap_mode="r")
         out, at = [], self.first
-        for layout in self.layouts:
-            out.append(Gop(layout, pictures[at : at + len(layout)], motion[at : at + len(layout)]))
+        for layout, times in zip(self.layouts, self.timestamps_s, strict=True):
+            out.append(Gop(layout, pictures[at : at + len(layout)], motion[at : at + len(layout)], times))
             at += len(layout)
         return out
 
@@ -133,12 +139,17 @@ def build(
                 skipped.append((name, entry["skipped"]))
                 videos.append(None)
             else:
-                layouts = tuple(tuple(layout) for layout in entry["layouts"])
-                videos.append(CachedVideo(name, entry["codec"], entry["mode"], shard.folder, entry["first"], layouts))
+                videos.append(_cached(name, shard.folder, entry))
     if len(skipped) == len(videos):
         name, reason = skipped[0] if skipped else ("", "there are none")
         raise ValueError(f"none of the {len(videos)} videos can be used; the first, {name}: {reason}")
     return Cache(tuple(videos), tuple(skipped))
+
+
+def _cached(name: str, folder: Path, entry: dict[str, Any]) -> CachedVideo:
+    """A video from its entry in a shard's index."""
+    layouts, times = (tuple(tuple(row) for row in entry[key]) for key in ("layouts", "timestamps_s"))
+    return CachedVideo(name, entry["codec"], entry["mode"], folder, entry["first"], layouts, times, entry["seconds"])
 
 
 def _identity(path: Path) -> str:
@@ -160,13 +171,15 @@ def _extract(shard: _Shard) -> None:
         slots = 0
         for path in shard.paths:
             try:
-                gops = list(cope_codec.open(path, shard.options).gops(shard.side))
+                video = cope_codec.open(path, shard.options)
+                gops = list(video.gops(shard.side))
             except (cope_codec.CodecError, OSError) as error:
                 reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
                 index.append({"skipped": reason})
                 continue
-            layouts = [gop.layout.tolist() for gop in gops]
-            entry = {"codec": gops[0].codec, "mode": gops[0].mode, "first": slots, "layouts": layouts}
+            entry = {"codec": gops[0].codec, "mode": gops[0].mode, "first": slots, "seconds": video.length_s}
+            entry["layouts"] = [gop.layout.tolist() for gop in gops]
+            entry["timestamps_s"] = [gop.timestamps_s.tolist() for gop in gops]
             index.append(entry)
             for gop in gops:
                 pictures.append(gop.frames())

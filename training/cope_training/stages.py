@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 
 from cope_codec import I_SLOT, P_SLOT
 from cope_codec.options import VideoOptions
-from cope_model.convert import load_tokenizer
 from cope_model.presets import Geometry
 from cope_model.reference import CoPEModel
 from cope_training import directories, finetune, jobs, loop, primitives, qa
@@ -48,7 +47,9 @@ def open_data(
     return clips, found
 
 
-def without_long(found: primitives.Cache, geometry: Geometry, keyframes: int, context: int) -> primitives.Cache:
+def without_long(
+    found: primitives.Cache, geometry: Geometry, keyframes: int, context: int, prompts: Prompts | None = None
+) -> primitives.Cache:
     """Leave out videos that a model's context cannot hold; says which.
 
     Args:
@@ -56,6 +57,7 @@ def without_long(found: primitives.Cache, geometry: Geometry, keyframes: int, co
         geometry: the model's token account.
         keyframes: the most per GOP that a video is shown with.
         context: positions of the language model.
+        prompts: the model's, if it is told the times of a video.
 
     Raises:
         ValueError: none is left.
@@ -66,8 +68,13 @@ def without_long(found: primitives.Cache, geometry: Geometry, keyframes: int, co
     for video in found.videos:
         layouts = [layout_of(layout, keyframes) for layout in video.layouts] if video else []
         tokens = sum(geometry.tokens(layout.count(I_SLOT), layout.count(P_SLOT)) for layout in layouts)
+        words = f"{tokens} visual tokens"
+        if video and prompts is not None:
+            told = prompts.instruction(video.seconds, [time for gop in video.timestamps_s for time in gop])
+            of_times = len(prompts.told(told))
+            tokens, words = tokens + of_times, f"{words} and {of_times} of their times" if of_times else words
         if video and tokens > most:
-            long.append((video.name, f"{tokens} visual tokens are too many for a context of {context}; see --max-gops"))
+            long.append((video.name, f"{words} are too many for a context of {context}; see --max-gops"))
         videos.append(video if tokens <= most else None)
     _name(long, len(videos))
     if all(video is None for video in videos):
@@ -223,11 +230,12 @@ def tune(
     with accelerator.main_process_first():
         clips, found = open_data(data, cache, side=config.geometry.side, options=options, workers=workers)
     context = config.text_config.max_position_embeddings
-    found = without_long(found, config.geometry, max(mixture.keyframes), context)
+    prompts = directories.prompts(source, config)
+    found = without_long(found, config.geometry, max(mixture.keyframes), context, prompts)
     batches = QuestionBatches(
         clips,
         found.videos,
-        prompts=Prompts(load_tokenizer(source), video_token),
+        prompts=prompts,
         geometry=config.geometry,
         video_token=video_token,
         mixture=mixture,
