@@ -31,6 +31,7 @@ from cope_model.weights import DELTA, INDEX, cope_name, has_delta, mismatches, s
 DELTA_METADATA = "cope_delta"  # key in a delta file's metadata: the settings of `DELTA_KEYS`, as JSON
 _SYSTEM = "You are a helpful assistant."  # what Qwen2's own template says, and LLaVA-Video was trained with
 _DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+_OTHER_PARTS = ("vision", "projector", "language")  # what `cope train finetune --part-lr` calls them
 _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", INDEX)
 
 
@@ -117,6 +118,21 @@ def split(model: Path, out: Path, *, overwrite: bool = False) -> Path:
         raise ValueError(f"{model} has no delta-encoder: none of its weights is called {DELTA}*")
     save_delta(state, config, out)
     return out
+
+
+def also_trained(model: Path) -> list[str]:
+    """Parts beside the delta-encoder that fine-tuning has changed, as the model's `training.json` tells.
+
+    `split` leaves them behind: what it writes fits the base that they were before, but was not trained with it.
+
+    Raises:
+        ValueError: the file is not JSON.
+    """
+    path = model / "training.json"
+    if not path.is_file():
+        return []
+    runs = json.loads(path.read_text(encoding="utf-8")).get("finetune", [])
+    return [part for part in _OTHER_PARTS if any(run.get("scales", {}).get(part, 1) > 0 for run in runs)]
 
 
 def stores_delta(directory: Path) -> bool:
