@@ -60,6 +60,11 @@ class Video:
         """The file breaks off before its announced end (`PacketIndex.truncated`)."""
         return self.index.truncated
 
+    @property
+    def length_s(self) -> float:
+        """Length of the whole file, seconds, of which options may have chosen a part; `plan.seconds` is that part's."""
+        return (self.index.end_pts - self.index.start_pts) * float(self.index.info.time_base)
+
     def gops(
         self, side: int = MODEL_SIDE, *, only: Sequence[GopPlan] | None = None, threads: int = 1
     ) -> Iterator[GopPrimitives]:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -24,12 +25,13 @@ from cope_model.llava import LlavaQwenConfig, load_config
 from cope_model.presets import DELTA_KEYS, PRESETS
 from cope_model.reference import CoPEModel
 from cope_model.tokenizer import IMAGE, VIDEO, chat_template
-from cope_model.weights import DELTA, INDEX, cope_name, mismatches, shards
+from cope_model.weights import DELTA, INDEX, cope_name, has_delta, mismatches, shards
 from cope_model.whole import appearing
 
 DELTA_METADATA = "cope_delta"  # key in a delta file's metadata: the settings of `DELTA_KEYS`, as JSON
 _SYSTEM = "You are a helpful assistant."  # what Qwen2's own template says, and LLaVA-Video was trained with
 _DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+_OTHER_PARTS = ("vision", "projector", "language")  # what `cope train finetune --part-lr` calls them
 _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", INDEX)
 
 
@@ -71,7 +73,8 @@ def join(
         OSError: a file cannot be read or written.
     """
     _refuse_existing(out, overwrite)
-    config = _with_delta(load_config(base), delta, preset)
+    source = load_config(base)
+    config = with_delta(source, _delta_of_file(source, delta, preset))
     groups = _read_headers([*shards(base), delta], config, delta)
     with torch.device("meta"):
         needed = {name: tensor.shape for name, tensor in CoPEModel(config).state_dict().items()}
@@ -82,7 +85,7 @@ def join(
 
     total = sum(weight.nbytes for group in groups.values() for weight in group)
     with appearing(out, overwrite) as target:
-        _write_files(base, target, config)
+        write_files(base, target, config)
         done = 0
         weight_map: dict[str, str] = {}
         for number, (path, group) in enumerate(groups.items(), 1):
@@ -115,6 +118,34 @@ def split(model: Path, out: Path, *, overwrite: bool = False) -> Path:
         raise ValueError(f"{model} has no delta-encoder: none of its weights is called {DELTA}*")
     save_delta(state, config, out)
     return out
+
+
+def also_trained(model: Path) -> list[str]:
+    """Parts beside the delta-encoder that fine-tuning has changed, as the model's `training.json` tells.
+
+    `split` leaves them behind: what it writes fits the base that they were before, but was not trained with it.
+
+    Raises:
+        ValueError: the file is not JSON.
+    """
+    path = model / "training.json"
+    if not path.is_file():
+        return []
+    runs = json.loads(path.read_text(encoding="utf-8")).get("finetune", [])
+    return [part for part in _OTHER_PARTS if any(run.get("scales", {}).get(part, 1) > 0 for run in runs)]
+
+
+def stores_delta(directory: Path) -> bool:
+    """Whether a checkpoint's files hold weights of a delta-encoder; reads their headers alone.
+
+    Raises:
+        ValueError: it has no files of weights.
+    """
+    for path in shards(directory):
+        with safe_open(path, "pt") as file:
+            if has_delta(file.keys()):
+                return True
+    return False
 
 
 def save_delta(state: Mapping[str, Tensor], config: CoPEConfig, out: Path) -> None:
@@ -150,20 +181,24 @@ class _Weight:
     nbytes: int
 
 
-def _with_delta(base: CoPEConfig, delta: Path, preset: str | None) -> CoPEConfig:
-    """The base's configuration as a CoPE directory has it, with the delta-encoder that the file or the preset says."""
-    with safe_open(delta, "pt") as file:
-        said = (file.metadata() or {}).get(DELTA_METADATA)
-    if preset is not None:
-        if preset not in PRESETS:
-            raise ValueError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
-        settings = {key: getattr(PRESETS[preset].delta, name) for key, name in DELTA_KEYS.items()}
-    elif said is not None:
-        settings = {key: value for key, value in json.loads(said).items() if key in DELTA_KEYS}
-    elif isinstance(base, LlavaQwenConfig):
-        raise ValueError(f"{delta} does not say the shape of its delta-encoder; name it with --preset")
-    else:
-        settings = {key: getattr(base, key) for key in DELTA_KEYS}
+def preset_delta(name: str) -> dict[str, Any]:
+    """A preset's delta-encoder as the keys of a configuration.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")
+    return {key: getattr(PRESETS[name].delta, field) for key, field in DELTA_KEYS.items()}
+
+
+def with_delta(base: CoPEConfig, settings: Mapping[str, Any]) -> CoPEConfig:
+    """The base's configuration as a CoPE directory has it, with another delta-encoder.
+
+    Args:
+        base: of either kind.
+        settings: the delta-encoder's, by the keys of `DELTA_KEYS`.
+    """
     if not isinstance(base, LlavaQwenConfig):
         config: CoPEConfig = CoPEConfig.from_dict({**base.to_dict(), **settings})
         return config
@@ -179,13 +214,26 @@ def _with_delta(base: CoPEConfig, delta: Path, preset: str | None) -> CoPEConfig
     )
 
 
+def _delta_of_file(base: CoPEConfig, delta: Path, preset: str | None) -> dict[str, Any]:
+    """Settings of the delta-encoder in a file: the preset's, those that the file says, or the base's own."""
+    if preset is not None:
+        return preset_delta(preset)
+    with safe_open(delta, "pt") as file:
+        said = (file.metadata() or {}).get(DELTA_METADATA)
+    if said is not None:
+        return {key: value for key, value in json.loads(said).items() if key in DELTA_KEYS}
+    if isinstance(base, LlavaQwenConfig):
+        raise ValueError(f"{delta} does not say the shape of its delta-encoder; name it with --preset")
+    return {key: getattr(base, key) for key in DELTA_KEYS}
+
+
 def _read_headers(paths: list[Path], config: CoPEConfig, delta: Path) -> dict[Path, list[_Weight]]:
     """What is to be written, per file, from the files' headers alone. The base's own delta-encoder is left out."""
     groups: dict[Path, list[_Weight]] = {}
     for path in paths:
         with safe_open(path, "pt") as file:
             names = list(file.keys())
-            bare = path == delta and not any(name.startswith(DELTA) for name in names)
+            bare = path == delta and not has_delta(names)
             group = []
             for theirs in names:
                 name = DELTA + theirs if bare else cope_name(theirs, config)
@@ -200,11 +248,19 @@ def _read_headers(paths: list[Path], config: CoPEConfig, delta: Path) -> dict[Pa
     return groups
 
 
-def _write_files(base: Path, target: Path, config: CoPEConfig) -> None:
-    """Everything but the weights."""
-    source = load_config(base)
-    if isinstance(source, LlavaQwenConfig):
-        _write_tokenizer(base, source, target, config)
+def write_files(base: Path, target: Path, config: CoPEConfig) -> None:
+    """Write everything but the weights of a CoPE directory.
+
+    Args:
+        base: whose tokenizer, chat template and other files it has.
+        target: where to; must exist.
+        config: of `with_delta`; the ids of placeholders are set here where the base is a published checkpoint.
+
+    Raises:
+        ValueError: see `set_placeholders`.
+    """
+    if isinstance(load_config(base), LlavaQwenConfig):
+        set_placeholders(config, base).save_pretrained(target)
         write_preprocessor_config(target, config.geometry.side)
         generation = base / "generation_config.json"
         if generation.exists():
@@ -219,20 +275,36 @@ def _write_files(base: Path, target: Path, config: CoPEConfig) -> None:
     config.save_pretrained(target)
 
 
-def _write_tokenizer(base: Path, source: CoPEConfig, target: Path, config: CoPEConfig) -> None:
-    """The base's tokenizer with our placeholders and chat template, and their ids in the configuration."""
+def load_tokenizer(directory: Path) -> Any:
+    """A model's tokenizer with our placeholders and a chat template that puts them: a published one gets both."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base, config=source)
-    tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in (IMAGE, VIDEO)])
-    config.image_token_id, config.video_token_id = tokenizer.convert_tokens_to_ids([IMAGE, VIDEO])
+    source = load_config(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory, config=source)
+    if isinstance(source, LlavaQwenConfig):
+        tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in (IMAGE, VIDEO)])
+        tokenizer.chat_template = chat_template(_SYSTEM)
+    return tokenizer
+
+
+def set_placeholders(config: CoPEConfig, base: Path) -> Any:
+    """Write the ids of our placeholders into the configuration that a published checkpoint gets.
+
+    Returns:
+        The tokenizer that knows them.
+
+    Raises:
+        ValueError: the checkpoint's embedding has no rows for them.
+    """
+    tokenizer = load_tokenizer(base)
+    image, video = tokenizer.convert_tokens_to_ids([IMAGE, VIDEO])
     rows = config.text_config.vocab_size
-    if max(config.image_token_id, config.video_token_id) >= rows:
+    if max(image, video) >= rows:
         raise ValueError(
             f"{base} has no room for {IMAGE} and {VIDEO}: {rows} rows of embeddings for {len(tokenizer) - 2} tokens"
         )
-    tokenizer.chat_template = chat_template(_SYSTEM)
-    tokenizer.save_pretrained(target)
+    config.image_token_id, config.video_token_id = image, video
+    return tokenizer
 
 
 def _save(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:

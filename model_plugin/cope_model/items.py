@@ -108,7 +108,7 @@ class GopDataParser(MultiModalDataParser):  # type: ignore[misc]
                 seconds = video.known.length_s
                 video = video.extracted(side)
             elif isinstance(video, Video):
-                seconds = loader.length_s(video)
+                seconds = video.length_s
                 video = loader.extract(video, side)
         except CodecError as error:
             raise VLLMValidationError(str(error), parameter="video") from error

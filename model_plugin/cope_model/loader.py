@@ -42,7 +42,7 @@ class Known:
     @classmethod
     def of(cls, video: Video) -> Known:
         """What an opened video tells."""
-        return cls(video.plan, length_s(video), video.truncated)
+        return cls(video.plan, video.length_s, video.truncated)
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,12 +80,6 @@ class VideoGops:
     def __repr__(self) -> str:
         state = "planned" if self.gops is None else "extracted"
         return f"VideoGops({len(self.plan.gops)} GOPs, {state}, {self.plan.mode})"
-
-
-def length_s(video: Video) -> float:
-    """See `Known.length_s`."""
-    index = video.index
-    return (index.end_pts - index.start_pts) * float(index.info.time_base)
 
 
 def extract(video: Video, side: int) -> tuple[GopPrimitives, ...]:

@@ -26,7 +26,7 @@ from cope_model.interleave import close_groups, interleave_gops
 from cope_model.llava import LlavaQwenConfig, load_config
 from cope_model.projector import Projector
 from cope_model.prompts import mark_placeholders, time_instruction
-from cope_model.weights import DELTA, cope_name, mismatches, shards
+from cope_model.weights import DELTA, cope_name, has_delta, mismatches, shards
 
 if TYPE_CHECKING:  # a model can be built and timed where no codec is installed
     from cope_codec.primitives import GopPrimitives
@@ -102,6 +102,33 @@ class CoPEModel(nn.Module):
         return out
 
 
+def read_weights(directory: Path, model: CoPEModel) -> dict[str, Tensor]:
+    """A checkpoint's weights under the model's names, as they are stored.
+
+    A delta-encoder may be missing as a whole, as it is in published LLaVA-Video files.
+
+    Args:
+        directory: a CoPE directory or a published LLaVA-Video one.
+        model: made for it; its weights are not touched.
+
+    Raises:
+        ValueError: a weight is missing, of another shape or unknown; all of them are named.
+    """
+    state: dict[str, Tensor] = {}
+    for path in shards(directory):
+        for theirs, tensor in load_file(path).items():
+            name = cope_name(theirs, model.config)
+            if name is not None:
+                state[name] = tensor
+    needed = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if not has_delta(state):
+        needed = {name: shape for name, shape in needed.items() if not name.startswith(DELTA)}
+    wrong = mismatches({name: tensor.shape for name, tensor in state.items()}, needed, model.config)
+    if wrong:
+        raise ValueError(f"{directory} does not fit its config.json:\n  " + "\n  ".join(wrong))
+    return state
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """What `Reference.generate` answers.
@@ -141,18 +168,9 @@ class Reference:
         """
         config = load_config(directory, **overrides)
         model = CoPEModel(config)
-        state: dict[str, Tensor] = {}
-        for path in shards(Path(directory)):
-            for theirs, tensor in load_file(path).items():
-                name = cope_name(theirs, config)
-                if name is not None:
-                    state[name] = tensor
-        if not any(name.startswith(DELTA) for name in state):
+        state = read_weights(Path(directory), model)
+        if not has_delta(state):
             state |= {name: torch.zeros_like(w) for name, w in model.state_dict().items() if name.startswith(DELTA)}
-        needed = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        wrong = mismatches({name: tensor.shape for name, tensor in state.items()}, needed, config)
-        if wrong:
-            raise ValueError(f"{directory} does not fit its config.json:\n  " + "\n  ".join(wrong))
         model.load_state_dict(state, strict=False)
         return cls(model.to(dtype), AutoTokenizer.from_pretrained(directory, config=config))
 

@@ -55,6 +55,11 @@ def cope_name(name: str, config: CoPEConfig) -> str | None:
     return name
 
 
+def has_delta(names: Iterable[str]) -> bool:
+    """Whether weights of a delta-encoder are among these; both kinds of checkpoint call them the same."""
+    return any(name.startswith(DELTA) for name in names)
+
+
 def vllm_prefixes() -> dict[str, str]:
     """Prefixes of both kinds of checkpoint and what they are in the vLLM model, longer ones first."""
     published = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from cope_model.llava import load_config
 from cope_model.presets import DELTA_KEYS, PRESETS
 from cope_model.reference import CoPEModel, Reference
 from cope_model.weights import DELTA, INDEX, cope_name, shards, vllm_prefixes
+from cope_server.cli import main
 
 SETTINGS = {"delta_width": 64, "delta_layers": 1, "delta_heads": 4, "delta_trunk_width": 8, "delta_queries": 2}
 
@@ -96,6 +98,27 @@ def test_the_delta_encoder_comes_out_as_it_went_in(delta: Path, joined: Path, tm
     with safe_open(delta, "pt") as one, safe_open(out, "pt") as other:
         assert one.metadata() == other.metadata()
     assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "changed"),
+    [
+        (None, []),
+        ([{"scales": {"vision": 0, "projector": 0, "language": 0}}], []),
+        ([{"scales": {"vision": 0}}, {"scales": {"vision": 0, "projector": 0}}], ["projector", "language"]),
+    ],
+)
+def test_split_says_which_trained_parts_it_leaves_behind(
+    joined: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], runs: list[object] | None, changed: list[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(joined, model)
+    if runs is not None:
+        (model / "training.json").write_text(json.dumps({"pretrain": {}, "finetune": runs}))
+    assert convert.also_trained(model) == changed
+    assert main(["convert", "split", str(model), str(tmp_path / "delta.safetensors")]) == 0
+    said = capsys.readouterr().err
+    assert (f"note: fine-tuning changed {', '.join(changed)} too" in said) if changed else not said
 
 
 def test_another_delta_encoder_replaces_the_one_that_is_there(joined: Path, tmp_path: Path) -> None:

@@ -40,13 +40,16 @@ def test_what_is_shown_is_what_the_codec_worker_extracts(data: Path, cache: prim
         assert video is not None
         if video.mode != "native":
             continue
-        (real,) = cope_codec.open(clip.path, keyframes_per_gop=keyframes).gops(128)
+        opened = cope_codec.open(clip.path, keyframes_per_gop=keyframes)
+        (real,) = opened.gops(128)
         (cached,) = video.gops()
         shown = show(cached, View(keyframes))
         assert shown.layout == tuple(real.layout.tolist())
         assert np.array_equal(shown.keyframes, real.keyframes)
         assert np.array_equal(shown.motion, real.model_motion())
         assert np.array_equal(shown.residual, real.residual)
+        assert (video.seconds, shown.timestamps_s) == (opened.length_s, tuple(real.timestamps_s.tolist()))
+        assert show(cached, View(keyframes, "none")).timestamps_s == tuple(real.timestamps_s[real.layout == 0].tolist())
         compared += 1
     assert compared >= 3
 

@@ -35,13 +35,13 @@ def gop(motion: list[int]) -> Gop:
     field = np.zeros((slots, SIDE // 4, SIDE // 4, 2), np.int16)
     field[...] = np.array(motion, np.int16)[:, None, None, None]
     field[..., 0] *= -1
-    return Gop((0, *[1] * (slots - 1)), pictures, field)
+    return Gop((0, *[1] * (slots - 1)), pictures, field, tuple(map(float, range(slots))))
 
 
 def test_slots_that_hardly_move_ask_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A quarter of a pixel, |dx| and |dy| together, is the least that counts."""
     monkeypatch.setattr(CachedVideo, "gops", lambda self: [gop([0, 1, 2, 3, 0, 40])])
-    video = CachedVideo("clip", "h264", "native", None, 0, ())  # type: ignore[arg-type]
+    video = CachedVideo("clip", "h264", "native", None, 0, (), (), 6.0)  # type: ignore[arg-type]
     found = measure(predictor(), [video], device=torch.device("cpu"))
     assert found["queries"] == 3
     for name in ("delta_encoder", "vision_encoder"):
@@ -52,6 +52,6 @@ def test_slots_that_hardly_move_ask_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_clips_in_which_nothing_moves_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CachedVideo, "gops", lambda self: [gop([0, 0, 1])])
-    video = CachedVideo("clip", "h264", "native", None, 0, ())  # type: ignore[arg-type]
+    video = CachedVideo("clip", "h264", "native", None, 0, (), (), 6.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="nothing moves"):
         measure(predictor(), [video], device=torch.device("cpu"))

@@ -12,7 +12,8 @@ GEOMETRY = Geometry(side=128, patch=8)  # 72 tokens per keyframe, 10 per P-frame
 
 
 def video(name: str, gops: int) -> CachedVideo:
-    return CachedVideo(name, "h264", "native", Path("shard"), 0, ((0, 1, 1, 1, 1, 1, 1, 1),) * gops)
+    layouts, times = ((0, 1, 1, 1, 1, 1, 1, 1),) * gops, ((0.0,) * 8,) * gops
+    return CachedVideo(name, "h264", "native", Path("shard"), 0, layouts, times, 8.0 * gops)
 
 
 def test_videos_that_the_context_cannot_hold_are_left_out_and_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ def gop() -> Gop:
     pictures = random.integers(0, 256, (8, 32, 32, 3), np.uint8)
     motion = random.integers(-90, 90, (8, 8, 8, 2), np.int16)
     motion[0] = 0
-    return Gop((0, 1, 1, 1, 1, 1, 1, 1), pictures, motion)
+    return Gop((0, 1, 1, 1, 1, 1, 1, 1), pictures, motion, tuple(map(float, range(8))))
 
 
 @pytest.mark.parametrize(("x", "y"), [(False, False), (True, False), (False, True), (True, True)])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from cope_model.reference import CoPEModel
 from cope_training import directories, jobs, network
-from cope_training.batches import collate, pack, tokens_of
+from cope_training.batches import collate, instruction_of, pack, tokens_of
 from cope_training.packing import Prompts
 from cope_training.primitives import CachedVideo
 from cope_training.qa import Clip
@@ -48,7 +48,8 @@ def answer(
             for clip, video in part:
                 gops = [show(gop, view) for gop in video.gops()]
                 shown += gops
-                trees.append(pack(prompts, clip.questions, tokens_of(gops, config.geometry), options=True))
+                told = instruction_of(prompts, video, gops)
+                trees.append(pack(prompts, clip.questions, tokens_of(gops, config.geometry), told, options=True))
             packed = collate(trees, shown, video_token).to(device)
             logits = network.target_logits(model, packed)
             owners = int(packed.owner.max()) + 1

@@ -211,7 +211,8 @@ class QuestionBatches(torch.utils.data.Dataset[Batch]):
             view, questions = self._draw(clip, keyframes, np.random.default_rng([self._seed, 1, which]))
             gops = [show(gop, view) for gop in video.gops()]
             shown += gops
-            trees.append(pack(self._prompts, questions, tokens_of(gops, self._geometry)))
+            told = instruction_of(self._prompts, video, gops)
+            trees.append(pack(self._prompts, questions, tokens_of(gops, self._geometry), told))
             weights += [self._weights.get(question.type, 1.0) for question in questions]
             kinds += map(kind_of, questions)
         return collate(trees, shown, self._video_token, weights, kinds)
@@ -276,20 +277,33 @@ def tokens_of(shown: Sequence[Shown], geometry: Geometry) -> int:
     return sum(geometry.tokens(len(gop.keyframes), len(gop.motion)) for gop in shown)
 
 
-def pack(prompts: Prompts, questions: Sequence[Question], tokens: int, *, options: bool = False) -> Tree:
+def instruction_of(prompts: Prompts, video: CachedVideo, shown: Sequence[Shown]) -> str | None:
+    """What a model is told about the times of what it is shown of a video, if it is told them."""
+    return prompts.instruction(video.seconds, [time for gop in shown for time in gop.timestamps_s])
+
+
+def pack(
+    prompts: Prompts,
+    questions: Sequence[Question],
+    tokens: int,
+    instruction: str | None = None,
+    *,
+    options: bool = False,
+) -> Tree:
     """A clip's questions with their answers as targets.
 
     Args:
         prompts: the chat template.
         questions: at least one.
         tokens: visual tokens of the clip.
+        instruction: of `instruction_of`.
         options: make every option a branch and a target of its own, instead of the answer alone.
     """
     tree = Tree()
-    root = tree.add(prompts.root(tokens, questions[0].text))
+    root = tree.add(prompts.root(tokens, questions[0].text, instruction))
     owners = 0
     for question in questions:
-        branch = tree.add(prompts.question(question.text)[1], root)
+        branch = tree.add(prompts.branch(question.text, instruction), root)
         for answer in question.options or (question.answer,) if options else (question.answer,):
             tree.add(prompts.answer(answer), branch, owners)
             owners += 1

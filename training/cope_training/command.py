@@ -110,8 +110,20 @@ def _add_vision(parser: argparse.ArgumentParser) -> None:
     _add_loop(parser, steps=600, lr=1e-3, batch=32, warmup=50)
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", type=Path, required=True, help="CoPE directory or LLaVA-Video checkpoint to begin with"
+    )
+    parser.add_argument(
+        "--delta-preset",
+        metavar="PRESET",
+        help="shape of the delta-encoder that is drawn if the model has none: 7b, 7b-light, tiny (default: what its "
+        "config.json says, or 7b)",
+    )
+
+
 def _add_pretrain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="model directory to begin with")
+    _add_model(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; the model will be OUT/model")
     _add_data(parser)
     parser.add_argument("--no-flips", action="store_true", help="do not mirror frames at random")
@@ -125,7 +137,7 @@ def _add_pretrain(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_finetune(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="model directory to begin with")
+    _add_model(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; the model will be OUT/model")
     _add_data(parser)
     group = parser.add_argument_group("samples")
@@ -230,6 +242,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         flips=not arguments.no_flips,
         workers=arguments.workers,
         objective_name=arguments.objective,
+        delta_preset=arguments.delta_preset,
     )
 
 
@@ -257,6 +270,7 @@ def _finetune(arguments: argparse.Namespace) -> None:
         focus=arguments.focus,
         decode=arguments.decode,
         dtype=arguments.dtype,
+        delta_preset=arguments.delta_preset,
     )
 
 

@@ -13,13 +13,11 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer
 
 from cope_codec.options import VideoOptions
 from cope_model.reference import CoPEModel
 from cope_training import answering, directories, over_http, retrieval, rows, scores, stages
 from cope_training.answering import Pair
-from cope_training.packing import Prompts
 from cope_training.scores import Answered
 from cope_training.views import Deltas, View
 
@@ -65,7 +63,7 @@ class Evaluation:
         self._rows_limit = limit if rows_limit is None else rows_limit
         config = self.model.config
         self._side = config.geometry.side
-        self._prompts = Prompts(AutoTokenizer.from_pretrained(directory), directories.video_token(config))
+        self._prompts = directories.prompts(directory, config)
         self.pairs = self._open(VideoOptions(), limit)
         self.row_pairs = limited(self.pairs, self._rows_limit)
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cope_model.prompts import insert_instructions, time_instruction
+
 Ints = npt.NDArray[np.int64]
 
 
@@ -86,15 +88,25 @@ class Prompts:
     Args:
         tokenizer: the model's.
         video_token: id of the placeholder that stands for a video.
+        times: whether the model is told a video's times (`CoPEConfig.add_time_instruction`).
     """
 
-    def __init__(self, tokenizer: Any, video_token: int) -> None:
+    def __init__(self, tokenizer: Any, video_token: int, *, times: bool = False) -> None:
         self._tokenizer = tokenizer
         self._video = video_token
+        self._times = times
         self._known: dict[str, tuple[list[int], list[int]]] = {}
 
-    def question(self, text: str) -> tuple[list[int], list[int]]:
+    def instruction(self, seconds: float, timestamps_s: Sequence[float]) -> str | None:
+        """What the model is told about a video's times; None if it is told nothing. See `prompts.time_instruction`."""
+        return time_instruction(seconds, timestamps_s) if self._times else None
+
+    def question(self, text: str, instruction: str | None = None) -> tuple[list[int], list[int]]:
         """Tokens before the video's placeholder, and those after it up to where the answer begins.
+
+        Args:
+            text: the question.
+            instruction: of `instruction`; it stands between the video and the question.
 
         Raises:
             ValueError: the chat template has no place for a video.
@@ -109,12 +121,28 @@ class Prompts:
                 raise ValueError("the model's chat template does not put one placeholder where a message has a video")
             place = ids.index(self._video)
             self._known[text] = ids[:place], ids[place + 1 :]
-        return self._known[text]
+        before, after = self._known[text]
+        return (before, after) if instruction is None else (before, self._told(after, instruction))
 
     def answer(self, text: str) -> list[int]:
         """Tokens of an answer, the end of the turn included."""
         return [*self._tokenizer(text, add_special_tokens=False)["input_ids"], int(self._tokenizer.eos_token_id)]
 
-    def root(self, tokens: int, text: str) -> list[int]:
-        """Tokens before the first question: the template's head and a placeholder for every visual token."""
-        return [*self.question(text)[0], *([self._video] * tokens)]
+    def root(self, tokens: int, text: str, instruction: str | None = None) -> list[int]:
+        """What all questions share: the template's head, a placeholder for every visual token, the instruction."""
+        return [*self.question(text)[0], *([self._video] * tokens), *self.told(instruction)]
+
+    def branch(self, text: str, instruction: str | None = None) -> list[int]:
+        """What follows `root` up to where the answer begins."""
+        return self.question(text, instruction)[1][len(self.told(instruction)) :]
+
+    def told(self, instruction: str | None) -> list[int]:
+        """Tokens of an instruction."""
+        return [] if instruction is None else self._told([], instruction)
+
+    def _told(self, after: Sequence[int], instruction: str) -> list[int]:
+        """Tokens behind a video, with the instruction before them, put there as the server does."""
+        return insert_instructions([self._video, *after], self._video, [instruction], self._encode)[1:]
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))

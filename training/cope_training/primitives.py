@@ -12,6 +12,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from cope_training import jobs
 from cope_training.arrays import GrowingArray
 from cope_training.files import read_json, write_json
 
-_FORMAT = 1  # raise when the files or what extraction yields change
+_FORMAT = 2  # raise when the files or what extraction yields change
 _SHARD = 64  # videos
 _AT_WORK = "at-work"  # file beside a growing shard while a video is being extracted
 _CRASHED = "the process that extracts it crashes"
@@ -39,11 +40,13 @@ class Gop:
         layout: 0 = I and 1 = P for each of T slots.
         pictures: uint8 (T, S, S, 3), RGB.
         motion: int16 (T, C, C, 2), source minus destination, sixteenths of a model pixel; zero at I slots.
+        timestamps_s: true times of the T slots, seconds.
     """
 
     layout: tuple[int, ...]
     pictures: npt.NDArray[np.uint8]
     motion: npt.NDArray[np.int16]
+    timestamps_s: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class CachedVideo:
         shard: folder of the arrays.
         first: its first slot in them.
         layouts: of its GOPs.
+        timestamps_s: true times of its slots, seconds, GOP by GOP.
+        seconds: length of the whole video.
     """
 
     name: str
@@ -65,14 +70,16 @@ class CachedVideo:
     shard: Path
     first: int
     layouts: tuple[tuple[int, ...], ...]
+    timestamps_s: tuple[tuple[float, ...], ...]
+    seconds: float
 
     def gops(self) -> list[Gop]:
         """Read the GOPs; the arrays are views of the file."""
         pictures = np.load(self.shard / "pictures.npy", mmap_mode="r")
         motion = np.load(self.shard / "motion.npy", mmap_mode="r")
         out, at = [], self.first
-        for layout in self.layouts:
-            out.append(Gop(layout, pictures[at : at + len(layout)], motion[at : at + len(layout)]))
+        for layout, times in zip(self.layouts, self.timestamps_s, strict=True):
+            out.append(Gop(layout, pictures[at : at + len(layout)], motion[at : at + len(layout)], times))
             at += len(layout)
         return out
 
@@ -145,12 +152,17 @@ def build(
                 skipped.append((name, entry["skipped"]))
                 videos.append(None)
             else:
-                layouts = tuple(tuple(layout) for layout in entry["layouts"])
-                videos.append(CachedVideo(name, entry["codec"], entry["mode"], shard.folder, entry["first"], layouts))
+                videos.append(_cached(name, shard.folder, entry))
     if len(skipped) == len(videos):
         name, reason = skipped[0] if skipped else ("", "there are none")
         raise ValueError(f"none of the {len(videos)} videos can be used; the first, {name}: {reason}")
     return Cache(tuple(videos), tuple(skipped))
+
+
+def _cached(name: str, folder: Path, entry: dict[str, Any]) -> CachedVideo:
+    """A video from its entry in a shard's index."""
+    layouts, times = (tuple(tuple(row) for row in entry[key]) for key in ("layouts", "timestamps_s"))
+    return CachedVideo(name, entry["codec"], entry["mode"], folder, entry["first"], layouts, times, entry["seconds"])
 
 
 def _identity(path: Path) -> str:
@@ -195,23 +207,33 @@ def _extract(shard: _Shard) -> None:
 def _extract_video(path: Path, shard: _Shard, pictures: GrowingArray, motion: GrowingArray) -> dict[str, Any]:
     """Append a video's arrays, GOP by GOP, or nothing if it cannot be used; returns its entry in the index."""
     first = len(pictures)
-    entry: dict[str, Any] = {"first": first, "layouts": []}
+    entry: dict[str, Any] = {"first": first, "layouts": [], "timestamps_s": []}
     try:
-        for gop in _gops(path, shard):
+        with _told():
+            video = cope_codec.open(path, shard.options)
+            gops = video.gops(shard.side)
+        entry["seconds"] = video.length_s
+        while True:
+            with _told():
+                gop = next(gops, None)
+            if gop is None:
+                return entry
             pictures.append(gop.frames())
             motion.append(_by_slot(gop))
             entry |= {"codec": gop.codec, "mode": gop.mode}
             entry["layouts"].append(gop.layout.tolist())
+            entry["timestamps_s"].append(gop.timestamps_s.tolist())
     except _UnusableError as error:
         pictures.cut(first)
         motion.cut(first)
         return {"skipped": str(error)}
-    return entry
 
 
-def _gops(path: Path, shard: _Shard) -> Iterator[cope_codec.GopPrimitives]:
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell what makes a video unusable from a fault of our own files."""
     try:
-        yield from cope_codec.open(path, shard.options).gops(shard.side)
+        yield
     except (cope_codec.CodecError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise _UnusableError(reason) from error

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from accelerate import PartialState
 from safetensors.torch import save_file
-from transformers import AutoTokenizer
 
 from cope_codec import I_SLOT, P_SLOT
 from cope_codec.options import VideoOptions
@@ -51,7 +50,9 @@ def open_data(
     return clips, found
 
 
-def without_long(found: primitives.Cache, geometry: Geometry, keyframes: int, context: int) -> primitives.Cache:
+def without_long(
+    found: primitives.Cache, geometry: Geometry, keyframes: int, context: int, prompts: Prompts | None = None
+) -> primitives.Cache:
     """Leave out videos that a model's context cannot hold; says which.
 
     Args:
@@ -59,6 +60,7 @@ def without_long(found: primitives.Cache, geometry: Geometry, keyframes: int, co
         geometry: the model's token account.
         keyframes: the most per GOP that a video is shown with.
         context: positions of the language model.
+        prompts: the model's, if it is told the times of a video.
 
     Raises:
         ValueError: none is left.
@@ -69,8 +71,13 @@ def without_long(found: primitives.Cache, geometry: Geometry, keyframes: int, co
     for video in found.videos:
         layouts = [layout_of(layout, keyframes) for layout in video.layouts] if video else []
         tokens = sum(geometry.tokens(layout.count(I_SLOT), layout.count(P_SLOT)) for layout in layouts)
+        words = f"{tokens} visual tokens"
+        if video and prompts is not None:
+            told = prompts.instruction(video.seconds, [time for gop in video.timestamps_s for time in gop])
+            of_times = len(prompts.told(told))
+            tokens, words = tokens + of_times, f"{words} and {of_times} of their times" if of_times else words
         if video and tokens > most:
-            long.append((video.name, f"{tokens} visual tokens are too many for a context of {context}; see --max-gops"))
+            long.append((video.name, f"{words} are too many for a context of {context}; see --max-gops"))
         videos.append(video if tokens <= most else None)
     _name(long, f"skipped {len(long)} of {len(videos)} videos")
     if all(video is None for video in videos):
@@ -134,24 +141,26 @@ def pretrain(
     flips: bool,
     workers: int,
     objective_name: Objective = "next-frame",
+    delta_preset: str | None = None,
     stop_at: int | None = None,
 ) -> list[float]:
     """Stage 1: the delta-encoder alone.
 
     Args:
-        source: model directory; a delta-encoder that it lacks is drawn.
+        source: model directory or published checkpoint; a delta-encoder that it lacks is drawn.
         data, cache, options, workers: see `open_data`.
         out: folder of the run.
         settings: how to train.
         flips: mirror frames at random.
         objective_name: `next-frame`, against the frozen vision encoder as in the paper, or `decode`, see `decoding`.
+        delta_preset: see `directories.load`.
         stop_at: see `loop.train`.
 
     Returns:
         The loss of every step.
     """
     accelerator = loop.make_accelerator(settings)
-    model = directories.load(source, missing_delta=True, seed=settings.seed)
+    model = directories.load(source, missing_delta=True, delta_preset=delta_preset, seed=settings.seed)
     begun = identity.of_model(model)
     with accelerator.main_process_first():
         clips, found = open_data(data, cache, side=model.config.geometry.side, options=options, workers=workers)
@@ -210,12 +219,13 @@ def tune(
     focus: bool = False,
     decode: float = 0.0,
     dtype: str = "float32",
+    delta_preset: str | None = None,
     stop_at: int | None = None,
 ) -> list[float]:
     """Stage 2: end to end on questions.
 
     Args:
-        source: model directory.
+        source: model directory or published checkpoint; a delta-encoder that it lacks is drawn.
         data, cache, options, workers: see `open_data`.
         out: folder of the run.
         settings: how to train.
@@ -224,13 +234,14 @@ def tune(
         layers: make the language model that deep first (`growth.deepen`).
         focus, decode: see `finetune.Answering`.
         dtype: of the weights that are written.
+        delta_preset: see `directories.load`.
         stop_at: see `loop.train`.
 
     Returns:
         The loss of every step.
     """
     accelerator = loop.make_accelerator(settings)
-    model = directories.load(source, missing_delta=True, seed=settings.seed)
+    model = directories.load(source, missing_delta=True, delta_preset=delta_preset, seed=settings.seed)
     begun = identity.of_model(model)
     if layers is not None:
         deepen(model, layers, settings.seed)
@@ -239,11 +250,12 @@ def tune(
     with accelerator.main_process_first():
         clips, found = open_data(data, cache, side=config.geometry.side, options=options, workers=workers)
     context = config.text_config.max_position_embeddings
-    found = without_long(found, config.geometry, max(mixture.keyframes), context)
+    prompts = directories.prompts(source, config)
+    found = without_long(found, config.geometry, max(mixture.keyframes), context, prompts)
     batches = QuestionBatches(
         clips,
         found.videos,
-        prompts=Prompts(AutoTokenizer.from_pretrained(source), video_token),
+        prompts=prompts,
         geometry=config.geometry,
         video_token=video_token,
         mixture=mixture,

@@ -51,6 +51,7 @@ class Shown:
         motion: int16 (P, S / 4, S / 4, 2), sixteenths of a model pixel.
         residual: int16 (P, S, S, 3).
         kept: factors of the motion and the residual tokens.
+        timestamps_s: true times of the slots that are shown, seconds.
     """
 
     layout: tuple[int, ...]
@@ -58,6 +59,7 @@ class Shown:
     motion: npt.NDArray[np.int16]
     residual: npt.NDArray[np.int16]
     kept: tuple[float, float]
+    timestamps_s: tuple[float, ...]
 
 
 def mirror(
@@ -89,6 +91,7 @@ def show(gop: Gop, view: View) -> Shown:
     residual = np.empty((len(deltas), *pictures.shape[1:]), np.int16)
     for row, slot in zip(residual, deltas, strict=True):
         residual_after_warp(pictures[slot - 1], pictures[slot], np.array(motion[slot]), row)
+    times = gop.timestamps_s
     if view.deltas == "none":
-        layout = tuple(kind for kind in layout if kind == I_SLOT)
-    return Shown(layout, pictures[keys], motion[deltas], residual, _KEPT.get(view.deltas, (1.0, 1.0)))
+        layout, times = (I_SLOT,) * len(keys), tuple(times[slot] for slot in keys)
+    return Shown(layout, pictures[keys], motion[deltas], residual, _KEPT.get(view.deltas, (1.0, 1.0)), times)

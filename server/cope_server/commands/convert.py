@@ -35,6 +35,14 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"{name}: {directory} is no directory; download the checkpoint first")
     if arguments.what == "split":
         convert.split(arguments.model, arguments.out, overwrite=arguments.overwrite)
+        if changed := convert.also_trained(arguments.model):
+            stderr.print(
+                f"note: fine-tuning changed {', '.join(changed)} too, and the file holds the delta-encoder alone: keep "
+                f"{arguments.model}, a base that is joined with the file is another model",
+                soft_wrap=True,
+                markup=False,
+                highlight=False,
+            )
     else:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
         with Progress(*columns, console=stderr, transient=True) as progress:
