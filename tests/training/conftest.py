@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     make_data.make(folder, make_data.Recipe(clips=24, seed=5, held_out=False), workers=1)
     return folder
+
+
+@pytest.fixture
+def another_precision() -> Iterator[None]:
+    """Accelerate keeps a process's first precision; a process of `cope train` has only one."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from llava import SIDE, write_llava
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import cope_codec
 from cope_codec import VideoOptions
 from cope_model import convert
+from cope_model.llava import load_config
 from cope_model.presets import PRESETS
 from cope_model.reference import CoPEModel, Reference
-from cope_model.weights import DELTA
+from cope_model.weights import DELTA, cope_name
 from cope_server.cli import main
 from cope_training import answering, directories, network, primitives, qa
 from cope_training.answering import Pair
@@ -107,8 +108,6 @@ def test_a_base_that_says_the_shape_needs_no_preset(tmp_path: Path) -> None:
 
 
 def test_the_papers_widths_are_drawn_unless_told_otherwise(base: Path) -> None:
-    from cope_model.llava import load_config
-
     settings = directories._config(base, False, None).delta
     assert (settings.width, settings.layers, settings.heads) == (1152, 4, 9)
     assert load_config(base).delta.width != 1152
@@ -178,6 +177,32 @@ def test_a_video_whose_times_do_not_fit_is_left_out(told: tuple[Path, CoPEModel,
     assert without_long(found, geometry, 1, context, prompts).videos == found.videos
     assert without_long(found, geometry, 1, context - 1, prompts).videos == (None, found.videos[1])
     assert without_long(found, geometry, 1, context - 1).videos == found.videos
+
+
+@pytest.mark.usefixtures("another_precision")
+def test_frozen_parts_stay_in_bfloat16_and_checkpointing_changes_no_loss(
+    data: Path, cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "base").mkdir()
+    base = write_llava(tmp_path / "base", torch_dtype="bfloat16")
+    for path in base.glob("*.safetensors"):
+        save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
+    stored = {name: tensor for path in base.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    recipe = ["--delta-preset", "tiny", "--part-lr", "vision=0", "--part-lr", "language=0", "--precision", "bf16"]
+    recipe += ["--zeroed", "0", "--without", "0", "--save-every", "1"]
+    model = train("finetune", base, data, cache, tmp_path / "plain", *recipe)
+    again = train("finetune", base, data, cache, tmp_path / "again", *recipe, "--gradient-checkpointing")
+    config, written = load_config(base), load_file(model / "model.safetensors")
+    frozen = ("model.vision_tower.", "model.language_model.", "lm_head.")
+    for theirs, tensor in stored.items():
+        name = cope_name(theirs, config)
+        assert name is not None
+        assert written[name].dtype == (torch.bfloat16 if name.startswith(frozen) else torch.float32)
+        assert torch.equal(written[name], tensor.to(written[name].dtype)) == name.startswith(frozen)
+    states = [torch.load(folder.parent / "state.pt", weights_only=True) for folder in (model, again)]
+    assert not any(name.removeprefix("model.").startswith(frozen) for name in states[0]["objective"])
+    assert states[1]["losses"] == pytest.approx(states[0]["losses"], rel=2e-3)
+    Reference.load(model)
 
 
 def test_mistakes_are_named(base: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ranks
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from small_model import write_small
 
@@ -66,15 +64,7 @@ def test_a_process_that_makes_batches_changes_no_loss(data: Path, home: Path, al
     assert losses == pytest.approx(alone, rel=1e-6)
 
 
-@pytest.fixture
-def _another_precision() -> Iterator[None]:
-    """Accelerate keeps a process's first precision; a process of `cope train` has only one."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.mark.usefixtures("_another_precision")
+@pytest.mark.usefixtures("another_precision")
 def test_bfloat16_trains_and_weights_are_of_the_type_that_is_asked_for(
     data: Path, home: Path, alone: list[float]
 ) -> None:

@@ -186,7 +186,17 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
         metavar="PART=X",
         help="share of the learning rate of vision, projector, delta or language; 0 freezes it (default 1 each)",
     )
-    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
+    group.add_argument(
+        "--gradient-checkpointing",
+        action="store_true",
+        help="compute activations again on the way back: a third more time, far less memory for long videos",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="of the weights that are written (default auto: as they were trained, frozen ones as they were stored)",
+    )
     _add_loop(parser, steps=3000, lr=1e-3, batch=32, warmup=150)
 
 
@@ -269,6 +279,7 @@ def _finetune(arguments: argparse.Namespace) -> None:
         layers=arguments.layers,
         focus=arguments.focus,
         decode=arguments.decode,
+        gradient_checkpointing=arguments.gradient_checkpointing,
         dtype=arguments.dtype,
         delta_preset=arguments.delta_preset,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cope_model.presets import DELTA_KEYS, PRESETS
 from cope_model.reference import CoPEModel, read_weights
 from cope_model.weights import DELTA
 from cope_model.whole import appearing
+from cope_training import network
 from cope_training.files import read_json, write_json
 from cope_training.packing import Prompts
 
@@ -62,7 +64,14 @@ def fresh(preset: str, seed: int) -> CoPEModel:
     return model
 
 
-def load(directory: Path, *, missing_delta: bool = False, delta_preset: str | None = None, seed: int = 0) -> CoPEModel:
+def load(
+    directory: Path,
+    *,
+    missing_delta: bool = False,
+    delta_preset: str | None = None,
+    seed: int = 0,
+    kept: Collection[str] = (),
+) -> CoPEModel:
     """Load a CoPE directory or a published LLaVA-Video checkpoint.
 
     The model's configuration is a CoPE directory's either way, as `save` writes it and `cope convert join` would.
@@ -72,6 +81,8 @@ def load(directory: Path, *, missing_delta: bool = False, delta_preset: str | No
         missing_delta: draw the delta-encoder's weights where the checkpoint has none.
         delta_preset: whose delta-encoder is drawn; None is what `config.json` says, or else `7b`.
         seed: of what is drawn.
+        kept: parts (`network.PARTS`) that stay in bfloat16 where the checkpoint stores them in it: frozen ones. All
+            else becomes float32.
 
     Raises:
         ValueError: weights are missing, of other shapes or too many; there is no such preset, or nothing to draw.
@@ -97,8 +108,9 @@ def load(directory: Path, *, missing_delta: bool = False, delta_preset: str | No
         if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
             module.to_empty(device="cpu", recurse=False)  # an unused norm, which a checkpoint may lack
             module.reset_parameters()  # type: ignore[operator]
+    half = {id(parameter) for name in kept for parameter in network.part(model, name)}
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and not (id(tensor) in half and tensor.dtype == torch.bfloat16):
             tensor.data = tensor.data.to(torch.float32, copy=True)  # the files' own memory is not written to
     return model
 
@@ -124,7 +136,7 @@ def _config(directory: Path, stored: bool, delta_preset: str | None) -> CoPEConf
     return config
 
 
-def save(model: CoPEModel, source: Path | str, directory: Path, *, dtype: str = "float32", facts: Any = None) -> None:
+def save(model: CoPEModel, source: Path | str, directory: Path, *, dtype: str = "auto", facts: Any = None) -> None:
     """Write a model directory; it appears when it is whole, and until then what was there stays.
 
     Args:
@@ -132,14 +144,15 @@ def save(model: CoPEModel, source: Path | str, directory: Path, *, dtype: str = 
         source: the directory whose configuration and tokenizer it has, published ones as `cope convert join` writes
             them, or a preset's name.
         directory: where to; replaced if it exists.
-        dtype: of the stored weights: `float32`, `bfloat16` or `float16`.
+        dtype: of the stored weights: `float32`, `bfloat16`, `float16`, or `auto`: as they are in memory, which leaves
+            parts that were `kept` as the checkpoint had them.
         facts: how it was made, written to `training.json`.
 
     Raises:
         ValueError: no such dtype.
     """
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
+    if dtype != "auto" and dtype not in _DTYPES:
+        raise ValueError(f"dtype must be one of auto, {', '.join(_DTYPES)}, not {dtype!r}")
     with appearing(directory, overwrite=True) as building:
         if isinstance(source, str):
             write_files(building, PRESETS[source])
@@ -150,7 +163,8 @@ def save(model: CoPEModel, source: Path | str, directory: Path, *, dtype: str = 
             shutil.copytree(source, building, dirs_exist_ok=True, ignore=ignore)
             _write_changes(building, model.config)
         state = {
-            name: tensor.detach().cpu().to(_DTYPES[dtype]).contiguous() for name, tensor in model.state_dict().items()
+            name: tensor.detach().cpu().to(_DTYPES.get(dtype, tensor.dtype)).contiguous()
+            for name, tensor in model.state_dict().items()
         }
         if model.config.text_config.tie_word_embeddings:
             state.pop("lm_head.weight")

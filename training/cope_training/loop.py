@@ -255,16 +255,29 @@ def _resume(
             highlight=False,
             soft_wrap=True,
         )
-    objective.load_state_dict(state["objective"])
+    another = f"{folder} holds a run of another model: remove it to start anew"
+    try:
+        missing, foreign = objective.load_state_dict(state["objective"], strict=False)
+    except RuntimeError as error:  # other shapes
+        raise ValueError(another) from error
+    if foreign or not _frozen(objective).issuperset(missing):
+        raise ValueError(another)
     optimizer.load_state_dict(state["optimizer"])
     return list(state["losses"])
 
 
+def _frozen(objective: nn.Module) -> set[str]:
+    """Names of weights that training leaves as they are."""
+    return {name for name, parameter in objective.named_parameters() if not parameter.requires_grad}
+
+
 def _save(folder: Path, objective: nn.Module, optimizer: Any, run: Mapping[str, Any], losses: Sequence[float]) -> None:
     """Write the state so that a kill at any moment leaves the old one or the new one."""
+    frozen = _frozen(objective)
     state = {
         "run": dict(run),
-        "objective": objective.state_dict(),
+        # Frozen weights are in the model that the run begins with: of 7B they would be 16 GB each time.
+        "objective": {name: tensor for name, tensor in objective.state_dict().items() if name not in frozen},
         "optimizer": optimizer.state_dict(),
         "losses": list(losses),
     }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cope_model.interleave import close_groups, interleave_gops
 from cope_model.reference import CoPEModel
 from cope_training.batches import Batch
 
+_FRAMES_AGAIN = 8  # P-frames whose activations are computed again at once
 PARTS = ("vision", "projector", "delta", "language")
 
 
@@ -26,6 +28,13 @@ def part(model: CoPEModel, name: str) -> list[nn.Parameter]:
     raise ValueError(f"no part is called {name!r}: there are {', '.join(PARTS)}")
 
 
+def save_memory(model: CoPEModel) -> None:
+    """Compute activations again on the way back instead of keeping them: layer by layer, P-frames in small groups."""
+    body = model.model
+    for stack in (body.language_model, body.vision_tower.vision_model):
+        stack.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
 def needed(batch: Batch) -> Tensor:
     """Which P-frames' tokens must be computed: bool (P,); those that will be zero need not."""
     return batch.kept.any(1)
@@ -33,8 +42,16 @@ def needed(batch: Batch) -> Tensor:
 
 def delta_tokens(model: CoPEModel, batch: Batch) -> Tensor:
     """Tokens of the P-frames that are `needed`, as they leave the delta-encoder: (P, 2 * queries, D)."""
-    rows = needed(batch)
-    tokens: Tensor = model.model.delta_encoder(batch.motion[rows], batch.residual[rows])
+    rows, encoder = needed(batch), model.model.delta_encoder
+    motion, residual = batch.motion[rows], batch.residual[rows]
+    # In groups BatchNorm would see other batches, and twice.
+    alone = encoder.settings.trunk_norm == "group" and len(motion) > 0
+    tokens: Tensor
+    if alone and model.training and model.model.language_model.is_gradient_checkpointing:
+        groups = zip(torch.split(motion, _FRAMES_AGAIN), torch.split(residual, _FRAMES_AGAIN), strict=True)
+        tokens = torch.cat([checkpoint(encoder, *group, use_reentrant=False) for group in groups])
+    else:
+        tokens = encoder(motion, residual)
     return tokens
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from safetensors.torch import save_file
 
 from cope_codec import I_SLOT, P_SLOT
@@ -160,11 +160,12 @@ def pretrain(
         The loss of every step.
     """
     accelerator = loop.make_accelerator(settings)
-    model = directories.load(source, missing_delta=True, delta_preset=delta_preset, seed=settings.seed)
+    kept = _kept(accelerator, [name for name in network.PARTS if name != "delta"])
+    model = directories.load(source, missing_delta=True, delta_preset=delta_preset, seed=settings.seed, kept=kept)
     begun = identity.of_model(model)
     with accelerator.main_process_first():
         clips, found = open_data(data, cache, side=model.config.geometry.side, options=options, workers=workers)
-    model.to(accelerator.device)
+    model.model.vision_tower.to(accelerator.device)  # the language model takes no part: it need not fit
     torch.manual_seed(settings.seed + 2)
     objective = NextFrame(model) if objective_name == "next-frame" else Decoded(model)
     batches = PairBatches(
@@ -218,7 +219,8 @@ def tune(
     layers: int | None = None,
     focus: bool = False,
     decode: float = 0.0,
-    dtype: str = "float32",
+    gradient_checkpointing: bool = False,
+    dtype: str = "auto",
     delta_preset: str | None = None,
     stop_at: int | None = None,
 ) -> list[float]:
@@ -233,7 +235,8 @@ def tune(
         scales: share of the learning rate by part of the model; 0 freezes it.
         layers: make the language model that deep first (`growth.deepen`).
         focus, decode: see `finetune.Answering`.
-        dtype: of the weights that are written.
+        gradient_checkpointing: compute activations again instead of keeping them (`network.save_memory`).
+        dtype: of the weights that are written, see `directories.save`.
         delta_preset: see `directories.load`.
         stop_at: see `loop.train`.
 
@@ -241,10 +244,13 @@ def tune(
         The loss of every step.
     """
     accelerator = loop.make_accelerator(settings)
-    model = directories.load(source, missing_delta=True, delta_preset=delta_preset, seed=settings.seed)
+    kept = _kept(accelerator, [name for name in network.PARTS if scales.get(name, 1.0) == 0])
+    model = directories.load(source, missing_delta=True, delta_preset=delta_preset, seed=settings.seed, kept=kept)
     begun = identity.of_model(model)
     if layers is not None:
         deepen(model, layers, settings.seed)
+    if gradient_checkpointing:
+        network.save_memory(model)
     config = model.config
     video_token = directories.video_token(config)
     with accelerator.main_process_first():
@@ -292,6 +298,7 @@ def tune(
             "layers": config.text_config.num_hidden_layers,
             "focus": focus,
             "decode": decode,
+            "gradient_checkpointing": gradient_checkpointing,
             "clips": len(clips),
             "skipped": len(found.skipped),
         }
@@ -299,6 +306,11 @@ def tune(
         directories.save(model, source, out / MODEL, dtype=dtype, facts=facts)
     accelerator.wait_for_everyone()
     return losses
+
+
+def _kept(accelerator: Accelerator, frozen: Sequence[str]) -> Sequence[str]:
+    """Frozen parts need no more bits than bfloat16 if the run computes in it."""
+    return frozen if accelerator.mixed_precision == "bf16" else ()
 
 
 def load_next_frame(model: CoPEModel, path: Path) -> NextFrame:
