@@ -39,7 +39,7 @@ $COPE train make-data "$OUT/held-out" --clips "$(clips 3612)" --seed $((SEED + 1
 
 train vision "$OUT/vision" --preset tiny --steps "$(steps 450 10)" --batch 32 --lr 1.5e-3 --warmup "$(steps 30 2)"
 train pretrain "$OUT/pretrain" --model "$OUT/vision/model" --data "$OUT/data" \
-  --steps "$(steps 200 20)" --batch 32 --lr 1e-3 --warmup "$(steps 30 2)"
+  --steps "$(steps 600 20)" --batch 32 --lr 1e-3 --warmup "$(steps 30 2)"
 # Stage 2 in parts, each from the model of the one before: what is learned in a hundred steps where little else is asked
 # is not learned in thousands among all questions. The vision encoder stays frozen: stage 0 has taught it what it can
 # see, and its backward pass would take a third of the time. FOLDER, MODEL, STEPS, BATCH and a number for the seed come
@@ -120,7 +120,7 @@ figures() {
 # trains the delta-encoder against the primitives in both cases, so the finished model would not tell.
 if [ -n "${NO_PRETRAIN:-}" ]; then
   for start in pretrain vision; do
-    tune "$OUT/short-from-$start" "$OUT/$start/model" 150 24 0 --keyframes 1 --groups motion --dtype float16
+    tune "$OUT/short-from-$start" "$OUT/$start/model" 120 24 0 --keyframes 1 --groups motion --dtype float16
   done
   figures "$OUT/no_pretrain.json" "$OUT/short-from-pretrain/model" "$OUT/held-out" --rows none \
     --no-pretrain "$OUT/short-from-vision/model"
