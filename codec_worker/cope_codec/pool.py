@@ -11,6 +11,7 @@ A `PooledVideo` is used like a `Video`; its GOPs are decoded by several workers 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pickle
 import signal
@@ -44,6 +45,7 @@ from cope_codec.wire import pack, unpack
 __all__ = ["CodecPool", "PoolStats", "PooledVideo"]
 
 _TICK_S = 0.05
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,25 +344,27 @@ class CodecPool(CodecExecutor):
     def _keep(self) -> None:
         """Kill what will not let go, and build again what pebble gave up."""
         while not self._closed.wait(_TICK_S):
-            now = time.monotonic()
-            with self._lock:
-                slots = [(slot, slot.job) for slot in self._slots]
-            for slot, job in slots:
-                # Where no descriptors are left for a new worker, the next tick tries again.
-                with contextlib.suppress(OSError, BrokenExecutor):
-                    self._mend(slot, job, now)
-            self._pump()
+            try:
+                for slot in self._slots:
+                    # Where no descriptors are left for a new worker, the next tick tries again.
+                    with contextlib.suppress(OSError, BrokenExecutor):
+                        self._mend(slot, time.monotonic())
+                self._pump()
+            except Exception:  # noqa: BLE001 - without the keeper, no worker would be mended any more
+                _log.exception("the keeper of the codec workers failed; it tries again")
 
-    def _mend(self, slot: Slot, job: Job | None, now: float) -> None:
+    def _mend(self, slot: Slot, now: float) -> None:
         with self._lock:
-            stuck = job is not None and slot.job is job and slot.is_stuck(job, now)
-            broken = stuck or slot.broken or slot.condemned
-            if broken:
-                slot.rebuilding = True
-                slot.job = None
-        if not broken:
-            return
-        slot.end()
-        if job is not None:
-            self._settle(job, Outcome(error=CodecError("worker_died", "the worker stopped answering")))
+            # Whoever takes a task out of its slot settles it, and nobody else: `_finished` may come at any moment.
+            job = slot.job
+            stuck = job is not None and slot.is_stuck(job, now)
+            if not (stuck or slot.broken or slot.condemned):
+                return
+            slot.rebuilding = slot.condemned = True  # until it is built, however often that takes
+            slot.job = None
+        try:
+            slot.end()
+        finally:
+            if job is not None:
+                self._settle(job, Outcome(error=CodecError("worker_died", "the worker stopped answering")))
         slot.build()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from clips import clip
 from cope_codec import CodecError, worker
 from cope_codec.limits import Limits
 from cope_codec.pool import CodecPool, PooledVideo
+from cope_codec.slots import Slot
 
 SIDE = 32
 
@@ -338,3 +341,55 @@ def test_a_worker_that_only_seems_to_have_ended_is_killed() -> None:
         with pytest.raises(CodecError):
             pool.run_soon(worker.call, (exec, textwrap.dedent(source), {}), []).result(timeout=20)
         assert len(pool.open_soon(clip(4)).result(timeout=30).plan.gops) == 1
+
+
+class _SlowKeeper:
+    """A pool's lock. Whenever its keeper lets go of it, it pauses until the task at work has ended.
+
+    So the task ends between any two steps of the keeper's, as it now and then does.
+    """
+
+    def __init__(self, pool: CodecPool) -> None:
+        self._pool, self._lock = pool, threading.RLock()
+
+    def __enter__(self) -> bool:
+        return self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+        (slot,) = self._pool._slots
+        until = time.monotonic() + 5
+        while threading.current_thread() is self._pool._keeper and slot.job is not None and time.monotonic() < until:
+            time.sleep(0.001)
+
+
+def test_a_task_that_ends_while_the_keeper_looks_is_settled_once() -> None:
+    """It had settled the task again, which killed the keeper, and with it all mending of workers."""
+    with CodecPool(1, limits=Limits(wall_s=20)) as pool:
+        pool.wait_until_warm()
+        pool._lock = _SlowKeeper(pool)  # type: ignore[assignment]
+        for _ in range(2):
+            take_over(pool, WRITE, data=b"")
+            assert "cannot be used" in failure(pool)
+        assert pool.stats().outcomes == {"ok": 6, "worker_died": 2}
+
+
+def test_the_keeper_survives_what_nobody_thought_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with CodecPool(1) as pool:
+        pool.wait_until_warm()
+        build, failures = Slot.build, [ValueError("nobody thought of it")]
+
+        def built(slot: Slot) -> None:
+            if failures:
+                raise failures.pop()
+            build(slot)
+
+        monkeypatch.setattr(Slot, "build", built)
+        take_over(pool, WRITE, data=b"")
+        assert "cannot be used" in failure(pool)
+    assert not failures
+    assert "nobody thought of it" in caplog.text
