@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import binascii
 import dataclasses
 import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.request import url2pathname
 
-import aiohttp
-from PIL.Image import Image
-from PIL.Image import fromarray as from_array
-from urllib3.exceptions import LocationParseError
 from urllib3.util import Url
 from vllm import envs
-from vllm.connections import HTTPConnection, MediaDownloadSizeExceededError
-from vllm.exceptions import VLLMUnprocessableEntityError, VLLMValidationError
+from vllm.connections import HTTPConnection
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 from vllm.multimodal.media.base import MediaIO, MediaWithBytes
 from vllm.multimodal.media.image import ImageMediaIO
 from vllm.multimodal.media.video import VideoMediaIO
 
-from cope_model import account, admission, fetching, images, isolation, loader, transfers
+from cope_model import account, admission, fetching, isolation, loader, transfers
 from cope_model.addresses import AddressPolicy, RefusedUrlError
 from cope_model.extraction import in_charge
+from cope_model.fetch_errors import fetching_for, room_for
+from cope_model.part_reader import FetchedVideo, PartReader
 
 if TYPE_CHECKING:
     from cope_codec.options import VideoOptions
@@ -40,155 +35,6 @@ if TYPE_CHECKING:
 FILE_ID = "file-"  # how the ids of uploaded files begin, which stand where others have a URL
 
 # url_options and media_errors bring cope_codec along, which most vLLM processes never need.
-
-
-@dataclass(frozen=True, slots=True)
-class _Fetched:
-    """A video that is there and not yet opened.
-
-    Attributes:
-        source: its bytes, or a file that can be read.
-        name: the id of an uploaded file, whose bytes never change.
-    """
-
-    source: bytes | Path
-    name: str | None = None
-
-
-class _Part(MediaIO[Any]):  # type: ignore[misc]
-    """A MediaIO that knows which part it reads for: it times the decoding and blames the part.
-
-    Args:
-        inner: vLLM's own.
-        part: where in the request the part stands.
-        elsewhere: hand videos out as they were fetched: they are opened and decoded by others, and vLLM's media
-            threads, of which there are few, do not wait for them.
-        side: S, side of the model's square input, pixels: images are kept at this size, and not at their own, which
-            their senders choose. None keeps them as they are.
-    """
-
-    def __init__(self, inner: MediaIO[Any], part: str, elsewhere: bool = False, side: int | None = None) -> None:
-        super().__init__()
-        self.inner = inner
-        self.part = part
-        self.side = side
-        self.uploaded = False  # its URL is the id of an uploaded file
-        self.elsewhere = elsewhere and self.is_video
-        self.decoding_since: float | None = None
-
-    @property
-    def is_video(self) -> bool:
-        """Whether our own loader reads this part."""
-        return isinstance(self.inner, VideoMediaIO) and isinstance(self.inner.video_loader, loader.CoPEVideoLoader)
-
-    @property
-    def is_image(self) -> bool:
-        """Whether this part is a still image."""
-        return isinstance(self.inner, ImageMediaIO)
-
-    def get_max_bytes(self) -> int | None:
-        """vLLM's limit for the modality."""
-        limit: int | None = self.inner.get_max_bytes()
-        return limit
-
-    def load_bytes(self, data: bytes) -> Any:
-        """Decode bytes."""
-        from cope_model.media_errors import MediaError
-
-        if not data:
-            raise MediaError("empty_media", "the part holds no bytes", parameter=self.part)
-        if self.elsewhere:
-            return _Fetched(data)
-        with self.decoding():
-            return self._load_image(data) if self.is_image else self.inner.load_bytes(data)
-
-    def _load_image(self, data: bytes) -> Any:
-        """Decode a still image, and make it as small as the model wants it: a request may have many."""
-        with images.decoding(data):
-            media = self.inner.load_bytes(data)
-            if self.side is not None and isinstance(media, MediaWithBytes) and isinstance(media.media, Image):
-                # What the model's processor does with an image that comes as it is.
-                media.media = from_array(images.to_square(media.media, self.side))
-        return media
-
-    def load_base64(self, media_type: str, data: str) -> Any:
-        """Decode a data URI's payload."""
-        import pybase64
-
-        from cope_model.media_errors import MediaError
-
-        if not self.is_video and media_type.lower() == "video/jpeg":
-            with self.decoding():  # vLLM's own way to send frames, for other loaders than ours
-                return self.inner.load_base64(media_type, data)
-        try:
-            content = pybase64.b64decode(data, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise MediaError("invalid_data_uri", f"the data URI is not base64: {error}", parameter=self.part) from None
-        return self.load_bytes(content)
-
-    def load_file(self, path: Path) -> Any:
-        """Decode a file; our own loader reads it in place."""
-        from cope_model.media_errors import MediaError
-
-        try:
-            if not path.stat().st_size:
-                raise MediaError("empty_media", "the file is empty", parameter=self.part)
-            if not self.is_video:
-                return self.load_bytes(self._read(path))
-            with path.open("rb"):
-                pass  # readable? FFmpeg's own message would show the path
-        except OSError:
-            raise self._missing() from None
-        if self.elsewhere:
-            return _Fetched(path)
-        with self.decoding():
-            return MediaWithBytes(loader.load_source(path, **self.inner.kwargs), b"")
-
-    def _missing(self) -> Exception:
-        from cope_model.media_errors import MediaError
-
-        if self.uploaded:
-            return MediaError("unknown_file", "there is no file with this id", parameter=self.part)
-        return MediaError("file_not_found", "there is no such file, or it cannot be read", parameter=self.part)
-
-    def _read(self, path: Path) -> bytes:
-        """A file that goes into memory: no larger than what may be fetched into it.
-
-        Raises:
-            MediaDownloadSizeExceededError: it is.
-        """
-        limit = fetching.size_limit(self.get_max_bytes())
-        with path.open("rb") as file:
-            data = file.read() if limit is None else file.read(limit + 1)
-        if limit is not None and len(data) > limit:
-            raise MediaDownloadSizeExceededError(limit, path.stat().st_size)
-        return data
-
-    @contextmanager
-    def decoding(self) -> Iterator[None]:
-        """Note when decoding begins, and turn what it raises into errors of the part."""
-        from cope_codec.errors import CodecError
-        from cope_model.media_errors import MediaError, from_codec
-
-        self.decoding_since = time.perf_counter()
-        try:
-            yield
-        except MediaError:
-            raise
-        except CodecError as error:
-            raise from_codec(error, self.part) from error
-        except account.ContextExceededError as error:
-            raise MediaError("context_exceeded", str(error), parameter=self.part) from None
-        except VLLMValidationError as error:
-            raise MediaError("invalid_media", str(error.args[0]), parameter=self.part) from error
-        except Exception as error:
-            if self.is_video and isinstance(error, FileNotFoundError):  # removed after it had been found
-                raise self._missing() from None
-            # Pillow's readers raise anything, from SyntaxError to what it has for images of too many pixels.
-            if self.is_video or isinstance(error, MemoryError):
-                raise
-            message = "the bytes cannot be read as this kind of media"
-            raise MediaError("invalid_media", message, parameter=self.part) from error
 
 
 @MEDIA_CONNECTOR_REGISTRY.register("cope")
@@ -232,7 +78,7 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         """Load a part; see `CoPEConnector`."""
         plain, part = self._prepare(url, media_io)
         start = time.perf_counter()
-        with _fetching(part):
+        with fetching_for(part):
             if plain.startswith(FILE_ID):
                 media = _load_uploaded(plain, part)
             else:
@@ -245,7 +91,7 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         extraction = in_charge()
         start = time.perf_counter()
         async with self._fetched(url, media_io, fetch_timeout, elsewhere=extraction is not None) as (media, part):
-            if extraction is not None and isinstance(media, _Fetched):
+            if extraction is not None and isinstance(media, FetchedVideo):
                 limits = admission.current.get()
                 turn = None if limits is None else partial(limits.decoding, part=part.part)
                 with part.decoding():
@@ -309,8 +155,8 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
     @asynccontextmanager
     async def _fetched(
         self, url: str, media_io: MediaIO[Any], timeout_s: float | None, *, elsewhere: bool
-    ) -> AsyncIterator[tuple[Any, _Part]]:
-        """What a URL leads to, for as long as the block lasts: a video that others will open is a `_Fetched`."""
+    ) -> AsyncIterator[tuple[Any, PartReader]]:
+        """What a URL leads to, for as long as the block lasts: a video that others will open is a `FetchedVideo`."""
         plain, part = self._prepare(url, media_io, elsewhere=elsewhere)
         limits = admission.current.get()
         if limits is not None and part.is_video:
@@ -318,7 +164,7 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         if part.is_image:
             _count_image(part)
         with ExitStack() as until_loaded:
-            with _fetching(part), _held(limits, part):
+            with fetching_for(part), _held(limits, part):
                 if plain.startswith(FILE_ID):
                     media = await transfers.in_thread(_load_uploaded, plain, part)
                 elif part.elsewhere and plain[:5].lower() in ("http:", "https") and self._media_cache_dir is None:
@@ -327,7 +173,7 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
                     media = await super().load_from_url_async(plain, part, fetch_timeout=timeout_s)
             yield media, part
 
-    async def _download(self, url: str, part: _Part, timeout_s: float | None, keep: ExitStack) -> _Fetched:
+    async def _download(self, url: str, part: PartReader, timeout_s: float | None, keep: ExitStack) -> FetchedVideo:
         """Fetch a video to disk: memory does not grow with it, nor with how many are fetched at a time.
 
         The file has no name, so nothing is left behind, however this process ends.
@@ -336,7 +182,7 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
 
         # Pieces go to the page cache, which takes microseconds; a thread for each would take longer. Without a buffer,
         # which would fail once more when it is closed on a full disk.
-        with _room_for(part):
+        with room_for(part):
             file = keep.enter_context(tempfile.TemporaryFile(buffering=0))
         limits, held = admission.current.get(), 0
 
@@ -354,7 +200,7 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
                 limits.hold_bytes(len(piece), part.part)
                 held += len(piece)
             left = memoryview(piece)
-            with _room_for(part):
+            with room_for(part):
                 while left:
                     left = left[file.write(left) :]
 
@@ -374,7 +220,7 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         )
         if not os.fstat(file.fileno()).st_size:
             raise MediaError("empty_media", "the part holds no bytes", parameter=part.part)
-        return _Fetched(Path(f"/proc/self/fd/{file.fileno()}"))
+        return FetchedVideo(Path(f"/proc/self/fd/{file.fileno()}"))
 
     def _assert_url_in_allowed_media_domains(self, url_spec: Url) -> None:
         """vLLM's check; `fetching` repeats it for each redirect."""
@@ -386,7 +232,7 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         path: Path = super()._media_cache_path(f"{self._salt}@{url}" if self._salt else url)
         return path
 
-    def _prepare(self, url: str, media_io: MediaIO[Any], *, elsewhere: bool = False) -> tuple[str, _Part]:
+    def _prepare(self, url: str, media_io: MediaIO[Any], *, elsewhere: bool = False) -> tuple[str, PartReader]:
         """Take the options off the URL and give them to the video loader."""
         from cope_codec.errors import CodecError
         from cope_model.media_errors import MediaError, from_codec
@@ -400,7 +246,7 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         except CodecError as error:
             raise from_codec(error, part_of(url) or fallback) from None
         extraction = in_charge()
-        part = _Part(media_io, named or fallback, elsewhere, None if extraction is None else extraction.side)
+        part = PartReader(media_io, named or fallback, elsewhere, None if extraction is None else extraction.side)
         if part.is_video:
             # vLLM makes one MediaIO per part, so its arguments are this part's own.
             request = account.current.get()
@@ -426,7 +272,7 @@ class CoPEConnector(MediaConnector):  # type: ignore[misc]
         return media_io.load_file(path)
 
 
-def _load_uploaded(name: str, part: _Part) -> Any:
+def _load_uploaded(name: str, part: PartReader) -> Any:
     """Read an uploaded file in place. The URL is its id and no path: the request knows which files are its own."""
     from cope_model.media_errors import MediaError
 
@@ -438,10 +284,10 @@ def _load_uploaded(name: str, part: _Part) -> Any:
     if not part.is_video:
         raise MediaError("invalid_media", "the file is a video, not an image", parameter=part.part)
     media = part.load_file(path)
-    return dataclasses.replace(media, name=name) if isinstance(media, _Fetched) else media
+    return dataclasses.replace(media, name=name) if isinstance(media, FetchedVideo) else media
 
 
-def _count_image(part: _Part) -> None:
+def _count_image(part: PartReader) -> None:
     """Refuse an image for which the model's context has no room: it need not be fetched."""
     from cope_model.media_errors import MediaError
 
@@ -454,7 +300,7 @@ def _count_image(part: _Part) -> None:
 
 
 @contextmanager
-def _held(limits: admission.Admission | None, part: _Part) -> Iterator[None]:
+def _held(limits: admission.Admission | None, part: PartReader) -> Iterator[None]:
     """Count what is fetched into memory within the block; it stays there until the request has been answered."""
     if limits is None:
         yield
@@ -470,74 +316,7 @@ def _without(kwargs: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name not in names}
 
 
-@contextmanager
-def _room_for(part: _Part) -> Iterator[None]:
-    """Tell a disk that is full, or cannot be written to, from a URL that does not answer.
-
-    Raises:
-        MediaFetchError: `storage_full`.
-    """
-    from cope_model.media_errors import MediaFetchError
-
-    try:
-        yield
-    except OSError:
-        message = "the server has no room for what is fetched"
-        raise MediaFetchError(message, parameter=part.part, code="storage_full") from None
-
-
-@contextmanager
-def _fetching(reader: _Part) -> Iterator[None]:
-    """Turn what the fetch raises into errors of the part."""
-    from cope_model.media_errors import MediaError, MediaFetchError
-
-    part = reader.part
-    try:
-        yield
-    except (MediaError, MediaFetchError):
-        raise
-    except Exception as error:
-        if reader.decoding_since is not None:
-            raise  # not the fetch: `decoding` has translated all that a client can cause
-        raise _fetch_error(error, part) from None
-
-
-def _fetch_error(error: Exception, part: str) -> Exception:
-    """The part's error for what a fetch raised, or what was raised if no client can cause it."""
-    from cope_model.media_errors import MediaError, MediaFetchError
-
-    if isinstance(error, VLLMUnprocessableEntityError) and error.__cause__ is not None:
-        error = error.__cause__  # vLLM's word for some of what its connection raises
-    if isinstance(error, MediaError | MediaFetchError):
-        return error
-    if isinstance(error, RefusedUrlError):
-        return MediaError("url_not_allowed", str(error), parameter=part)
-    if isinstance(error, MediaDownloadSizeExceededError):
-        return MediaFetchError(str(error), parameter=part, code="media_too_large")
-    if isinstance(error, aiohttp.ClientResponseError):
-        return MediaFetchError(f"the URL answered with HTTP status {error.status}", parameter=part)
-    if isinstance(error, fetching.TooManyRedirectsError):
-        return MediaFetchError(str(error), parameter=part)
-    if isinstance(error, aiohttp.InvalidURL | LocationParseError | UnicodeError):
-        return MediaError("invalid_url", "the URL is malformed", parameter=part)
-    if isinstance(error, TimeoutError):
-        return MediaFetchError("fetching the URL took too long", parameter=part)
-    if isinstance(error, aiohttp.ClientError | OSError):
-        return MediaFetchError("the URL cannot be reached", parameter=part)
-    if isinstance(error, NotImplementedError):  # what vLLM raises for data URIs in other encodings
-        return MediaError("invalid_data_uri", "only base64 data URIs are served", parameter=part)
-    if isinstance(error, ValueError | VLLMValidationError):
-        return MediaError("invalid_url", _words(error), parameter=part)
-    return error
-
-
-def _words(error: Exception) -> str:
-    """vLLM's own words about a URL that is none of http, data and file, or yarl's silence about a malformed one."""
-    words = str(error.args[0]) if error.args else ""
-    return words if words.startswith(("The URL must", "Invalid data URL")) else "the URL is malformed"
-
-
-def _note(media: Any, part: _Part, start: float) -> None:
+def _note(media: Any, part: PartReader, start: float) -> None:
     """Tell the request's account about a video."""
     content = media.media[0] if isinstance(media, MediaWithBytes) and isinstance(media.media, tuple) else None
     request = account.current.get()
