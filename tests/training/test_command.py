@@ -12,6 +12,7 @@ import pytest
 import torch
 from small_model import write_small
 
+from cope_model.tiny import bundled_model
 from cope_server.cli import main
 from cope_training import directories
 
@@ -51,6 +52,25 @@ def test_the_whole_script_improves_over_its_start_on_a_tenth_of_the_data(tmp_pat
     weights = tmp_path / "finetune-last" / "model" / "model.safetensors"
     assert weights.stat().st_size < 24e6
     assert directories.load(weights.parent).config.geometry.i_tokens == 72
+
+
+def test_evaluation_in_a_terminal(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is cut in 80 columns; only the clips that a row is about are extracted again."""
+    words = ["train", "eval", str(bundled_model()), str(data), "--cache", str(tmp_path), "--workers", "1"]
+    rows = "delta_zeroed,i_only,motion_tokens_only,residual_tokens_only,native,transcode,paper"
+    assert main([*words, "--limit", "2", "--rows", rows, "--rows-limit", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    for heading in ("object unknown", "native transcode paper"):
+        assert heading in shown
+    extracted = {}
+    for settings in tmp_path.glob("*/settings.json"):
+        indexes = settings.parent.glob("*/index.json")
+        mode = json.loads(settings.read_text())["options"].get("mode", "auto")
+        extracted[mode] = sum(len(json.loads(index.read_text())) for index in indexes)
+    assert extracted["auto"] == 24
+    assert 0 < extracted["transcode"] == extracted["paper"] < 24
 
 
 def tune(data: Path, model: Path, out: Path, *more: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -59,18 +59,16 @@ class Evaluation:
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = directories.load(directory).to(self.device).eval()
-        self._data, self._cache, self._batch, self._workers = data, cache, batch, workers
-        self._rows_limit = limit if rows_limit is None else rows_limit
+        self._cache, self._batch, self._workers = cache, batch, workers
         config = self.model.config
         self._side = config.geometry.side
         self._prompts = directories.prompts(directory, config)
-        self.pairs = self._open(VideoOptions(), limit)
-        self.row_pairs = limited(self.pairs, self._rows_limit)
+        self.pairs = self._open(data, limit)
+        self.row_pairs = limited(self.pairs, limit if rows_limit is None else rows_limit)
 
-    def _open(self, options: VideoOptions, limit: int | None) -> list[Pair]:
-        clips, found = stages.open_data(
-            self._data, self._cache, side=self._side, options=options, workers=self._workers
-        )
+    def _open(self, data: Sequence[Path], limit: int | None) -> list[Pair]:
+        options = VideoOptions()
+        clips, found = stages.open_data(data, self._cache, side=self._side, options=options, workers=self._workers)
         pairs = [
             (replace(clip, questions=tuple(q for q in clip.questions if q.options)), video)
             for clip, video in zip(clips, found.videos, strict=True)
@@ -100,8 +98,10 @@ class Evaluation:
 
     def reencoded(self, mode: Literal["transcode", "paper"]) -> list[Pair]:
         """The clips of `native`, with primitives of another mode."""
-        names = {clip.name for clip, _ in self.native()}
-        return [pair for pair in self._open(VideoOptions(mode=mode), self._rows_limit) if pair[0].name in names]
+        clips = [clip for clip, _ in self.native()]
+        options = VideoOptions(mode=mode)
+        found = stages.open_videos(clips, self._cache, side=self._side, options=options, workers=self._workers)
+        return [(clip, video) for clip, video in zip(clips, found.videos, strict=True) if video is not None]
 
 
 def limited(pairs: Sequence[Pair], limit: int | None) -> list[Pair]:
@@ -226,19 +226,34 @@ def command(
     if as_json:
         console.print_json(json.dumps(report))
     else:
-        console.print(table(report))
+        console.print(*tables(report))
 
 
-def table(report: dict[str, Any]) -> Table:
-    """The report by question type."""
+def tables(report: dict[str, Any]) -> list[Table]:
+    """The report by question type: the model as it is, and what is beside it. Each fits into 80 columns."""
+    own = ("questions", "acc", "exact", "chance", "majority", "object_unknown")
+    out = [_table("percent; one keyframe per GOP", report["by_type"], own, lambda name: report["by_type"][name])]
     beside = [name for name in (*rows.ABLATIONS, "no_pretrain", *rows.MODES, "server") if report.get(name)]
-    out = Table(box=SIMPLE_HEAD, caption="percent; one keyframe per GOP")
-    for heading in ("group", "type", "questions", "acc", "exact", "chance", "majority", "object unknown", *beside):
-        out.add_column(heading.replace("_", " "), justify="left" if heading in ("group", "type") else "right")
-    for name, row in report["by_type"].items():
-        unknown = "" if row["object_unknown"] is None else f"{row['object_unknown']:.0f}"
-        cells = [f"{row[field]:.0f}" for field in ("acc", "exact", "chance", "majority")]
-        others = [report[one]["by_type"].get(name) for one in beside]
-        cells += [unknown, *("" if value is None else f"{value:.0f}" for value in others)]
-        out.add_row(row["group"], name, str(row["questions"]), *cells)
+    if beside:
+        of_type = {name: {one: report[one]["by_type"].get(name) for one in beside} for name in report["by_type"]}
+        out.append(_table("accuracy beside it, in percent", report["by_type"], beside, of_type.__getitem__))
+    return out
+
+
+def _table(
+    caption: str, types: dict[str, dict[str, Any]], columns: Sequence[str], values: Callable[[str], dict[str, Any]]
+) -> Table:
+    """Types below the names of their groups, and a type's values by column."""
+    out = Table(box=SIMPLE_HEAD, caption=caption, padding=(0, 0))
+    out.add_column("type", no_wrap=True)
+    for column in columns:
+        out.add_column(column.replace("_", " "), justify="right", overflow="fold")
+    group = None
+    for name, row in types.items():
+        if row["group"] != group:
+            group = row["group"]
+            out.add_section()
+            out.add_row(f"[bold]{group}[/]")
+        cells = (values(name)[column] for column in columns)
+        out.add_row(name, *("" if cell is None else f"{cell:.0f}" for cell in cells))
     return out

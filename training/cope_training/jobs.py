@@ -24,8 +24,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def bar(unit: str) -> Progress:
-    """A progress bar that counts `unit`s."""
+def bar(unit: str, *, shown: bool = True) -> Progress:
+    """A progress bar that counts `unit`s; of several processes with one terminal, one shows it."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -37,6 +37,7 @@ def bar(unit: str) -> Progress:
         TextColumn("{task.fields[note]}"),
         console=stderr,
         refresh_per_second=2,
+        disable=not shown,
     )
 
 

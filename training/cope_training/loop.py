@@ -172,7 +172,8 @@ def train(
     last = min(settings.steps, stop_at or settings.steps)
     stream = _stream(batches, start * settings.accumulate, last * settings.accumulate, settings.loaders)
     trained = [parameter for group in groups for parameter in group.parameters]
-    with _Log(folder, start, accelerator.is_main_process) as log, jobs.bar("steps") as progress:
+    main = accelerator.is_main_process
+    with _Log(folder, start, main) as log, jobs.bar("steps", shown=main) as progress:
         task = progress.add_task(description, total=settings.steps, completed=start, note="")
         for step in range(start, last):
             began = time.perf_counter()
@@ -201,7 +202,7 @@ def train(
             progress.update(task, completed=step + 1, note=note)
             if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
                 accelerator.wait_for_everyone()
-                if accelerator.is_main_process:
+                if main:
                     _save(folder, accelerator.unwrap_model(objective), optimizer, run, losses)
     return losses
 

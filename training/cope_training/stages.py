@@ -43,11 +43,22 @@ def open_data(
     bad: list[tuple[str, str]] = []
     clips = qa.read(data, lambda name, reason: bad.append((name, reason)))
     _name(bad, f"bad records skipped: {len(bad)}; questions left: {sum(len(clip.questions) for clip in clips)}")
+    return clips, open_videos(clips, cache, side=side, options=options, workers=workers)
+
+
+def open_videos(
+    clips: Sequence[Clip], cache: Path, *, side: int, options: VideoOptions, workers: int
+) -> primitives.Cache:
+    """Read the primitives of clips' videos; says which cannot be used.
+
+    Raises:
+        ValueError: not one of them can.
+    """
     found = primitives.build(
         cache, [clip.path for clip in clips], [clip.name for clip in clips], options=options, side=side, workers=workers
     )
     _name(found.skipped, f"skipped {len(found.skipped)} of {len(clips)} videos")
-    return clips, found
+    return found
 
 
 def without_long(
