@@ -30,13 +30,14 @@ def engine_environment() -> Iterator[None]:
 
 
 class Engine:
-    """vLLM and the reference, in fp32.
+    """vLLM and the reference.
 
     Args:
         directory: the checkpoint.
         tokens: length of the answers that are compared.
         overrides: of `config.json`.
         reference: instead of the directory's own.
+        dtype: vLLM's; the reference computes in fp32.
         options: vLLM's.
     """
 
@@ -46,6 +47,7 @@ class Engine:
         tokens: int,
         overrides: dict[str, Any] | None = None,
         reference: Reference | None = None,
+        dtype: str = "float32",
         **options: Any,
     ) -> None:
         from vllm import LLM
@@ -54,7 +56,7 @@ class Engine:
         self.reference = reference or Reference.load(directory, **(overrides or {}))
         self.llm = LLM(
             str(directory),
-            dtype="float32",
+            dtype=dtype,
             enforce_eager=True,
             max_model_len=4096,
             block_size=32,

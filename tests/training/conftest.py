@@ -33,11 +33,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def another_precision() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def _another_precision() -> Iterator[None]:
     """Accelerate keeps a process's first precision; a process of `cope train` has only one."""
     from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -179,7 +179,6 @@ def test_a_video_whose_times_do_not_fit_is_left_out(told: tuple[Path, CoPEModel,
     assert without_long(found, geometry, 1, context - 1).videos == found.videos
 
 
-@pytest.mark.usefixtures("another_precision")
 def test_frozen_parts_stay_in_bfloat16_and_checkpointing_changes_no_loss(
     data: Path, cache: Path, tmp_path: Path
 ) -> None:

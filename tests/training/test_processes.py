@@ -64,7 +64,6 @@ def test_a_process_that_makes_batches_changes_no_loss(data: Path, home: Path, al
     assert losses == pytest.approx(alone, rel=1e-6)
 
 
-@pytest.mark.usefixtures("another_precision")
 def test_bfloat16_trains_and_weights_are_of_the_type_that_is_asked_for(
     data: Path, home: Path, alone: list[float]
 ) -> None:
