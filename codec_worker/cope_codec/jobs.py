@@ -43,7 +43,15 @@ class Job(Future[Any]):
         self.cancelled_s: float | None = None
         self.fetched_s: float | None = None
         self.pid: int | None = None
-        self.again = True  # may be given to another worker, once, if it never reached this one
+        self.answered = False  # what became of it is known, and being read
+        self._again = True  # may be given to another worker, once
+
+    def repeat(self) -> bool:
+        """Whether to give the task to another worker, since it never reached the one that it was given to."""
+        if self.fetched_s is not None or not self._again or self.cancelled():
+            return False
+        self._again = self.answered = False
+        return True
 
     def cancel(self) -> bool:
         """Take the task back; False when it is done already."""

@@ -45,6 +45,7 @@ from cope_codec.wire import pack, unpack
 __all__ = ["CodecPool", "PoolStats", "PooledVideo"]
 
 _TICK_S = 0.05
+_REST_S = 1.0  # after a failure that nobody has thought of
 _log = logging.getLogger(__name__)
 
 
@@ -173,11 +174,13 @@ class CodecPool(CodecExecutor):
             self._queue.clear()
             for slot in self._slots:
                 slot.job = None  # whatever pebble says of it comes too late
-        for slot in self._slots:
-            slot.end()
-        for job in jobs:
-            self._settle(job, Outcome(error=CodecError("cancelled", "the codec pool was closed")))
-        self._handover.close()
+        with contextlib.ExitStack() as rest:  # all of it, in reverse order, whatever fails
+            rest.callback(self._handover.close)
+            for job in jobs:
+                error = CodecError("cancelled", "the codec pool was closed")
+                rest.callback(self._settle, job, Outcome(error=error))
+            for slot in self._slots:
+                rest.callback(slot.end)
 
     # Tasks.
 
@@ -267,10 +270,14 @@ class CodecPool(CodecExecutor):
 
     def _finished(self, slot: Slot, job: Job, done: Future[Answer]) -> None:
         """Pebble is done with a task, one way or the other; called in a thread of its."""
-        result = outcome(job, done, self.limits)
         with self._lock:
             if slot.job is not job:
                 return  # the keeper has given it up
+            job.answered = True
+        result = outcome(job, done, self.limits)
+        with self._lock:
+            if slot.job is not job:
+                return  # the pool is being closed
             slot.job = None
             failed = not done.cancelled() and done.exception() is not None
             if job.pid is not None and failed:
@@ -281,14 +288,14 @@ class CodecPool(CodecExecutor):
                     self._warm.discard(job.pid)
                     send_signal(job.pid, signal.SIGKILL)
             # The worker may have died before the task reached it.
-            repeat = failed and job.fetched_s is None and job.again
-            repeat = repeat and not job.cancelled() and not self._closed.is_set()
+            repeat = failed and not self._closed.is_set() and job.repeat()
             if repeat:
-                job.again = False
                 self._wait_again(job)
-        self._pump()  # first, so that the worker does not wait for the callbacks of whoever waits for this
-        if not repeat:
-            self._settle(job, result)
+        try:
+            self._pump()  # first, so that the worker does not wait for the callbacks of whoever waits for this
+        finally:
+            if not repeat:
+                self._settle(job, result)
 
     def _settle(self, job: Job, result: Outcome) -> None:
         """Set the future, and close what belonged to the task."""
@@ -344,24 +351,36 @@ class CodecPool(CodecExecutor):
     def _keep(self) -> None:
         """Kill what will not let go, and build again what pebble gave up."""
         while not self._closed.wait(_TICK_S):
+            for slot in self._slots:
+                now = time.monotonic()
+                if now < slot.rests_until_s:
+                    continue
+                try:
+                    self._mend(slot, now)
+                except (OSError, BrokenExecutor):
+                    pass  # no descriptors are left for a new worker: the next tick tries again
+                except Exception:  # noqa: BLE001 - without the keeper, no worker would be mended any more
+                    _log.exception("a codec worker could not be replaced; in %g s once more", _REST_S)
+                    slot.rests_until_s = now + _REST_S
             try:
-                for slot in self._slots:
-                    # Where no descriptors are left for a new worker, the next tick tries again.
-                    with contextlib.suppress(OSError, BrokenExecutor):
-                        self._mend(slot, time.monotonic())
                 self._pump()
-            except Exception:  # noqa: BLE001 - without the keeper, no worker would be mended any more
-                _log.exception("the keeper of the codec workers failed; it tries again")
+            except Exception:  # noqa: BLE001 - as above
+                _log.exception("no task could be given to a codec worker")
 
     def _mend(self, slot: Slot, now: float) -> None:
         with self._lock:
             # Whoever takes a task out of its slot settles it, and nobody else: `_finished` may come at any moment.
             job = slot.job
+            if job is not None and job.answered:
+                return  # `_finished` is at it
             stuck = job is not None and slot.is_stuck(job, now)
             if not (stuck or slot.broken or slot.condemned):
                 return
             slot.rebuilding = slot.condemned = True  # until it is built, however often that takes
             slot.job = None
+            if job is not None and not stuck and not self._closed.is_set() and job.repeat():
+                self._wait_again(job)
+                job = None
         try:
             slot.end()
         finally:

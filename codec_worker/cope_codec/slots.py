@@ -41,7 +41,8 @@ class Slot:
         self._address, self._limits, self._sandboxed = address, limits, sandboxed
         self.job: Job | None = None
         self.rebuilding = False
-        self.condemned = False  # to be ended, since it may have been taken over
+        self.condemned = False  # to be ended and built again
+        self.rests_until_s = 0.0  # after a failure of mending
         self._pebble: Any = None
         self.build()
 
@@ -59,15 +60,21 @@ class Slot:
         """Start a worker.
 
         Raises:
-            OSError, BrokenExecutor: no descriptors are left; what was there before is as it was.
+            OSError, BrokenExecutor, RuntimeError: no descriptors or threads are left; nothing of the attempt stays.
         """
-        made = pebble.ProcessPool(
+        made: Any = pebble.ProcessPool(
             max_workers=1,
             initializer=worker.initialize,
             initargs=(self._address, self._limits, self._sandboxed),
             context=GuardedContext(),
         )
-        _ = made.active  # starts the process now, not with the first task
+        try:
+            _ = made.active  # starts the process now, not with the first task
+        except BaseException:
+            with contextlib.suppress(Exception):  # whatever of it had not begun
+                made.stop()
+                made.join()
+            raise
         self._pebble = made
         self.rebuilding = self.condemned = False
 
@@ -147,5 +154,5 @@ def _reason(error: BaseException, limits: Limits) -> CodecError:
 
 def send_signal(pid: int, number: signal.Signals) -> None:
     """Signal a process that may be gone."""
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # or somebody else's by now
         os.kill(pid, number)

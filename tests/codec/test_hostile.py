@@ -12,8 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pebble.pool.process
+import psutil
 import pytest
 from clips import clip
+from leftovers import descriptors
 
 from cope_codec import CodecError, worker
 from cope_codec.limits import Limits
@@ -87,6 +90,14 @@ WRITE = """
     def pack(value, kind):
         yield 0, data
     w.wire.pack = pack
+"""
+
+SLOWLY = """
+    import cope_codec.worker as w, time
+    def load(*given, real=w.load):
+        time.sleep(0.2)
+        return real(*given)
+    w.load = load
 """
 
 
@@ -371,7 +382,7 @@ def test_a_task_that_ends_while_the_keeper_looks_is_settled_once() -> None:
         pool.wait_until_warm()
         pool._lock = _SlowKeeper(pool)  # type: ignore[assignment]
         for _ in range(2):
-            take_over(pool, WRITE, data=b"")
+            take_over(pool, SLOWLY + WRITE, data=b"")  # the keeper looks meanwhile
             assert "cannot be used" in failure(pool)
         assert pool.stats().outcomes == {"ok": 6, "worker_died": 2}
 
@@ -393,3 +404,49 @@ def test_the_keeper_survives_what_nobody_thought_of(
         assert "cannot be used" in failure(pool)
     assert not failures
     assert "nobody thought of it" in caplog.text
+
+
+def test_a_worker_that_cannot_be_started_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its process has begun when there is no thread left to look after it."""
+    launch, failures = pebble.pool.process.launch_thread, [RuntimeError("can't start new thread")] * 2
+
+    def launched(name: str | None, function: Any, *more: Any) -> Any:
+        if failures and function is pebble.pool.process.pool_manager_loop:
+            raise failures.pop()
+        return launch(name, function, *more)
+
+    this = psutil.Process()
+    with CodecPool(1) as pool:
+        pool.wait_until_warm()
+        before, fds = (this.num_threads(), len(this.children())), descriptors()
+        monkeypatch.setattr(pebble.pool.process, "launch_thread", launched)
+        take_over(pool, WRITE, data=b"")
+        assert "cannot be used" in failure(pool)
+        assert not failures
+        assert (this.num_threads(), len(this.children())) == before
+        assert descriptors(fds) <= fds
+    assert "can't start new thread" in caplog.text
+
+
+def test_close_does_all_that_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    this, end, failures = psutil.Process(), Slot.end, [OSError("nobody thought of it")]
+    before, fds = (this.num_threads(), len(this.children())), descriptors()
+
+    def ended(slot: Slot) -> None:
+        end(slot)
+        if failures:
+            raise failures.pop()
+
+    pool = CodecPool(2)
+    pool.wait_until_warm()
+    monkeypatch.setattr(Slot, "end", ended)
+    tasks = [pool.run_soon(worker.call, (time.sleep, 60), []) for _ in range(3)]
+    with pytest.raises(OSError, match="nobody thought of it"):
+        pool.close()
+    for task in tasks:
+        with pytest.raises(CodecError, match="closed"):
+            task.result(timeout=0)
+    assert (this.num_threads(), len(this.children())) == before
+    assert descriptors(fds) <= fds

@@ -20,7 +20,7 @@ import cope_codec
 
 CLIP = clip(12)
 TOKENS = 8
-# What `cope serve` chooses on a CPU, so that a small model starts at once.
+# What lets a small model start at once on a CPU; `cope serve` chooses most of it.
 PLAIN_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TORCH_COMPILE_DISABLE": "1",

@@ -73,6 +73,19 @@ def test_evaluation_in_a_terminal(data: Path, tmp_path: Path, capsys: pytest.Cap
     assert 0 < extracted["transcode"] == extracted["paper"] < 24
 
 
+def test_rows_about_clips_that_are_not_there_are_empty(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = data / "not-h264.json"
+    rows = json.loads((data / "annotations.json").read_text())
+    others.write_text(json.dumps([row for row in rows if row["codec"] != "h264"]))
+    words = ["train", "eval", str(bundled_model()), str(others), "--cache", str(tmp_path), "--workers", "1", "--json"]
+    assert main([*words, "--limit", "1", "--rows", "native,transcode"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["native"] is None and report["transcode"] is None
+    assert report["by_type"]
+
+
 def tune(data: Path, model: Path, out: Path, *more: str) -> int:
     words = ["train", "finetune", "--model", str(model), "--data", str(data), "--out", str(out), "--workers", "1"]
     settings = ["--steps", "6", "--batch", "2", "--warmup", "2", "--save-every", "2", "--log-every", "1"]

@@ -27,6 +27,7 @@ _DELTAS: dict[str, Deltas] = {
     "motion_tokens_only": "motion",
     "residual_tokens_only": "residual",
 }
+_BESIDE = 7  # columns that fit into a terminal
 _WITH_AND_WITHOUT: dict[str, Deltas] = {"i_and_delta": "on", "i_only": "none"}
 
 
@@ -99,6 +100,8 @@ class Evaluation:
     def reencoded(self, mode: Literal["transcode", "paper"]) -> list[Pair]:
         """The clips of `native`, with primitives of another mode."""
         clips = [clip for clip, _ in self.native()]
+        if not clips:
+            return []
         options = VideoOptions(mode=mode)
         found = stages.open_videos(clips, self._cache, side=self._side, options=options, workers=self._workers)
         return [(clip, video) for clip, video in zip(clips, found.videos, strict=True) if video is not None]
@@ -236,7 +239,9 @@ def tables(report: dict[str, Any]) -> list[Table]:
     beside = [name for name in (*rows.ABLATIONS, "no_pretrain", *rows.MODES, "server") if report.get(name)]
     if beside:
         of_type = {name: {one: report[one]["by_type"].get(name) for one in beside} for name in report["by_type"]}
-        out.append(_table("accuracy beside it, in percent", report["by_type"], beside, of_type.__getitem__))
+        for start in range(0, len(beside), _BESIDE):
+            part = beside[start : start + _BESIDE]
+            out.append(_table("accuracy beside it, in percent", report["by_type"], part, of_type.__getitem__))
     return out
 
 
@@ -248,8 +253,9 @@ def _table(
     out.add_column("type", no_wrap=True)
     for column in columns:
         out.add_column(column.replace("_", " "), justify="right", overflow="fold")
+    groups = dict.fromkeys(row["group"] for row in types.values())
     group = None
-    for name, row in types.items():
+    for name, row in sorted(types.items(), key=lambda item: list(groups).index(item[1]["group"])):
         if row["group"] != group:
             group = row["group"]
             out.add_section()
