@@ -406,6 +406,17 @@ def test_the_keeper_survives_what_nobody_thought_of(
     assert "nobody thought of it" in caplog.text
 
 
+def threads_and_workers() -> tuple[list[str], int]:
+    """Of all pools in this process: what their threads do, and how many workers there are."""
+    names = [thread.name for thread in threading.enumerate()]
+    loops = [name.rpartition("(")[2] for name in names if name.startswith("cope-codec") or "_loop" in name]
+    workers = 0
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it ends just now
+            workers += "multiprocessing.spawn" in " ".join(child.cmdline())
+    return sorted(loops), workers
+
+
 def test_a_worker_that_cannot_be_started_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -417,22 +428,21 @@ def test_a_worker_that_cannot_be_started_leaves_nothing(
             raise failures.pop()
         return launch(name, function, *more)
 
-    this = psutil.Process()
     with CodecPool(1) as pool:
         pool.wait_until_warm()
-        before, fds = (this.num_threads(), len(this.children())), descriptors()
+        before, fds = threads_and_workers(), descriptors()
         monkeypatch.setattr(pebble.pool.process, "launch_thread", launched)
         take_over(pool, WRITE, data=b"")
         assert "cannot be used" in failure(pool)
         assert not failures
-        assert (this.num_threads(), len(this.children())) == before
+        assert threads_and_workers() == before
         assert descriptors(fds) <= fds
     assert "can't start new thread" in caplog.text
 
 
 def test_close_does_all_that_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    this, end, failures = psutil.Process(), Slot.end, [OSError("nobody thought of it")]
-    before, fds = (this.num_threads(), len(this.children())), descriptors()
+    end, failures = Slot.end, [OSError("nobody thought of it")]
+    before, fds = threads_and_workers(), descriptors()
 
     def ended(slot: Slot) -> None:
         end(slot)
@@ -448,5 +458,5 @@ def test_close_does_all_that_can_be_done(monkeypatch: pytest.MonkeyPatch) -> Non
     for task in tasks:
         with pytest.raises(CodecError, match="closed"):
             task.result(timeout=0)
-    assert (this.num_threads(), len(this.children())) == before
+    assert threads_and_workers() == before
     assert descriptors(fds) <= fds
