@@ -259,7 +259,7 @@ class CodecPool(CodecExecutor):
         except RuntimeError:  # broken: the keeper will build it again
             slot.job = None
             self._wait_again(job)
-            slot.rebuilding = True
+            slot.condemned = True
             return
         only = [job]  # emptied: pebble's threads keep their last futures, and with these the task and its result
         running.add_done_callback(lambda done: self._finished(slot, only.pop(), done))
@@ -283,7 +283,7 @@ class CodecPool(CodecExecutor):
             if job.pid is not None and failed:
                 self._warm.discard(job.pid)  # its connection will say so too, but later
             if result.suspect:
-                slot.rebuilding = slot.condemned = True  # the keeper ends it and builds it again
+                slot.condemned = True  # the keeper ends it and builds it again
                 if job.pid is not None:
                     self._warm.discard(job.pid)
                     send_signal(job.pid, signal.SIGKILL)
@@ -376,7 +376,7 @@ class CodecPool(CodecExecutor):
             stuck = job is not None and slot.is_stuck(job, now)
             if not (stuck or slot.broken or slot.condemned):
                 return
-            slot.rebuilding = slot.condemned = True  # until it is built, however often that takes
+            slot.condemned = True  # until it is built, however often that takes
             slot.job = None
             if job is not None and not stuck and not self._closed.is_set() and job.repeat():
                 self._wait_again(job)

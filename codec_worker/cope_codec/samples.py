@@ -135,7 +135,7 @@ def _bounce(value: float, span: float) -> float:
 def _avx512() -> bool:
     """This machine has AVX-512, with which x264's macroblock tree differs from run to run, by a quantiser step or so.
 
-    Held to AVX2 (`asm=avx2`), x264 makes the same bytes there, and those of machines without AVX-512.
+    Held to AVX2 (`asm=avx2`), x264 makes the same bytes in every run, and those that it makes held to AVX or SSE4.
     """
     with contextlib.suppress(OSError):
         return "avx512" in Path("/proc/cpuinfo").read_text(encoding="utf-8")

@@ -40,8 +40,7 @@ class Slot:
     def __init__(self, address: str, limits: Limits, sandboxed: Sandboxed) -> None:
         self._address, self._limits, self._sandboxed = address, limits, sandboxed
         self.job: Job | None = None
-        self.rebuilding = False
-        self.condemned = False  # to be ended and built again
+        self.condemned = False  # gets no task until it has been ended and built again
         self.rests_until_s = 0.0  # after a failure of mending
         self._pebble: Any = None
         self.build()
@@ -49,7 +48,7 @@ class Slot:
     @property
     def free(self) -> bool:
         """A task can be given to it."""
-        return self.job is None and not self.rebuilding
+        return self.job is None and not self.condemned
 
     @property
     def broken(self) -> bool:
@@ -76,7 +75,7 @@ class Slot:
                 made.join()
             raise
         self._pebble = made
-        self.rebuilding = self.condemned = False
+        self.condemned = False
 
     def end(self) -> None:
         """End the worker, whatever it is doing."""

@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _another_precision() -> Iterator[None]:
+def _accelerate_forgets() -> Iterator[None]:
     """Accelerate keeps a process's first precision; a process of `cope train` has only one."""
     from accelerate.state import AcceleratorState
 

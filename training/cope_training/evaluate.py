@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -235,31 +235,28 @@ def command(
 def tables(report: dict[str, Any]) -> list[Table]:
     """The report by question type: the model as it is, and what is beside it. Each fits into 80 columns."""
     own = ("questions", "acc", "exact", "chance", "majority", "object_unknown")
-    out = [_table("percent; one keyframe per GOP", report["by_type"], own, lambda name: report["by_type"][name])]
+    types = report["by_type"]
+    out = [_table("percent; one keyframe per GOP", types, own, types)]
     beside = [name for name in (*rows.ABLATIONS, "no_pretrain", *rows.MODES, "server") if report.get(name)]
-    if beside:
-        of_type = {name: {one: report[one]["by_type"].get(name) for one in beside} for name in report["by_type"]}
-        for start in range(0, len(beside), _BESIDE):
-            part = beside[start : start + _BESIDE]
-            out.append(_table("accuracy beside it, in percent", report["by_type"], part, of_type.__getitem__))
+    others = {name: {one: report[one]["by_type"].get(name) for one in beside} for name in types}
+    for start in range(0, len(beside), _BESIDE):
+        columns = beside[start : start + _BESIDE]
+        out.append(_table("accuracy beside it, in percent", types, columns, others))
     return out
 
 
 def _table(
-    caption: str, types: dict[str, dict[str, Any]], columns: Sequence[str], values: Callable[[str], dict[str, Any]]
+    caption: str, types: dict[str, dict[str, Any]], columns: Sequence[str], values: dict[str, dict[str, Any]]
 ) -> Table:
-    """Types below the names of their groups, and a type's values by column."""
+    """Types below the names of their groups, and each one's values by column."""
     out = Table(box=SIMPLE_HEAD, caption=caption, padding=(0, 0))
     out.add_column("type", no_wrap=True)
     for column in columns:
         out.add_column(column.replace("_", " "), justify="right", overflow="fold")
-    groups = dict.fromkeys(row["group"] for row in types.values())
-    group = None
-    for name, row in sorted(types.items(), key=lambda item: list(groups).index(item[1]["group"])):
-        if row["group"] != group:
-            group = row["group"]
-            out.add_section()
-            out.add_row(f"[bold]{group}[/]")
-        cells = (values(name)[column] for column in columns)
-        out.add_row(name, *("" if cell is None else f"{cell:.0f}" for cell in cells))
+    for group in dict.fromkeys(row["group"] for row in types.values()):
+        out.add_section()
+        out.add_row(f"[bold]{group}[/]")
+        for name in (name for name, row in types.items() if row["group"] == group):
+            cells = (values[name][column] for column in columns)
+            out.add_row(name, *("" if cell is None else f"{cell:.0f}" for cell in cells))
     return out
